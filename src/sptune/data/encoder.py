@@ -1,0 +1,233 @@
+"""From a dialogue to tokens: the text of `template.py`, tokenised piece by piece so that turns share one sequence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from sptune.data.dialogue import Dialogue, Turn
+from sptune.data.template import Template, check_not_empty, special_tokens, stop_token_id
+from sptune.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class TurnSpan:
+    """Where one turn stands in a token sequence. It is one training example.
+
+    Attributes:
+        turn: its number in the dialogue, from 0.
+        context_length: the first `context_length` tokens of the sequence are its context C_i.
+        response_end: tokens `context_length .. response_end` are its response R_i.
+        response_bytes: length of the response in UTF-8 bytes, for bits per byte.
+    """
+
+    turn: int
+    context_length: int
+    response_end: int
+    response_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSequence:
+    """One sequence of tokens (without virtual tokens) and the turns that are read from it.
+
+    Attributes:
+        dialogue: the dialogue it was made from.
+        input_ids: T token ids.
+        spans: the turns, oldest first.
+    """
+
+    dialogue: Dialogue
+    input_ids: tuple[int, ...]
+    spans: tuple[TurnSpan, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ContextTokens:
+    """The tokens of one context.
+
+    Attributes:
+        input_ids: the context's tokens, up to where the response begins.
+        dropped_turns: how many of the oldest turns did not fit.
+    """
+
+    input_ids: tuple[int, ...]
+    dropped_turns: int
+
+
+class DialogueEncoder:
+    """Turns dialogues into tokens, the same way for training, evaluation and generation.
+
+    Each piece of text (what stands before a response, the response, what stands before the next) is tokenised on its own, so that
+    the context of a turn is, token for token, a prefix of the sequence that holds the later turns. Where a template or a dropped turn
+    breaks that, a further sequence is begun: `encode` compares tokens and never assumes.
+
+    Args:
+        tokenizer: of the base model.
+        template: renders a context.
+        max_length: room for virtual tokens, context and the reserve for the response, in tokens. Older turns are dropped to keep it.
+        prompt_length: L, the virtual tokens of a prompt.
+        reserve: tokens kept free for the response. It does not depend on the response, so a context is cut the same way at inference.
+        learn_stop: whether the end of a response is learned.
+        window: the most tokens that the base model can take, or None.
+    """
+
+    def __init__(  # noqa: PLR0913 - each is one setting of a recipe
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template: Template,
+        *,
+        max_length: int = 512,
+        prompt_length: int = 0,
+        reserve: int = 64,
+        learn_stop: bool = True,
+        window: int | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.template = template
+        self.max_length = max_length
+        self.prompt_length = prompt_length
+        self.reserve = reserve
+        self.learn_stop = learn_stop
+        self.window = window
+        self.stop_id = stop_token_id(template, tokenizer) if learn_stop else None
+        self._special = tuple(sorted(filter(None, special_tokens(tokenizer)), key=len, reverse=True))
+        self._anchor = self._dummy_prefix_anchor()
+        self._opening = self._opening_tokens()
+        self._tokens = lru_cache(maxsize=65_536)(self._tokenize)
+
+    @property
+    def context_budget(self) -> int:
+        """The most tokens of a context before its oldest turns are dropped."""
+        room = self.max_length if self.window is None else min(self.max_length, self.window)
+        return room - self.prompt_length - self.reserve
+
+    def encode(self, dialogue: Dialogue) -> tuple[TokenSequence, ...]:
+        """All turns of `dialogue` that have a response, in as few sequences as equality with one sequence per turn allows.
+
+        Args:
+            dialogue: with at least one turn.
+
+        Returns:
+            The sequences; usually one.
+
+        Raises:
+            DataError: no turn, or a persona, user message and response that together exceed the model's window.
+        """
+        check_not_empty(dialogue.id, dialogue.turns)
+        dialogue_text = self._clean(dialogue)
+        sequences: list[TokenSequence] = []
+        ids: tuple[int, ...] = ()
+        spans: list[TurnSpan] = []
+        start = 0
+        for n, turn in enumerate(dialogue_text.turns):
+            context, start = self._fit(dialogue_text, start, n)
+            if turn.response is None:
+                continue
+            if spans and context[: len(ids)] != ids:
+                sequences.append(TokenSequence(dialogue, ids, tuple(spans)))
+                spans = []
+            if not turn.response:
+                raise DataError(f"dialogue {dialogue.id!r}{_place(dialogue.turns[n])}: the response is empty; write one, or leave the turn out")
+            ids = context + self._tokens(self.template.glue + turn.response, first=False)
+            self._check_window(dialogue, dialogue.turns[n], len(ids))
+            spans.append(TurnSpan(n, len(context), len(ids), len(turn.response.encode())))
+        if spans:
+            sequences.append(TokenSequence(dialogue, ids, tuple(spans)))
+        return tuple(sequences)
+
+    def encode_context(self, context: Dialogue) -> ContextTokens:
+        """The tokens of a context: a dialogue whose last turn waits for its response.
+
+        Raises:
+            DataError: no turn, or a persona and user message that leave no room for a response in the model's window.
+        """
+        check_not_empty(context.id, context.turns)
+        text = self._clean(context)
+        last = len(text.turns) - 1
+        start = 0
+        for n in range(last + 1):  # the same walk as `encode`, so that the same turns are dropped
+            ids, start = self._fit(text, start, n)
+        self._check_window(context, context.turns[last], len(ids) + 1)
+        return ContextTokens(ids, start)
+
+    def response_ids(self, response: str) -> tuple[int, ...]:
+        """The tokens of a response as they follow a context, without the stop token."""
+        return self._tokens(self.template.glue + self._plain(response), first=False)
+
+    def _fit(self, dialogue: Dialogue, start: int, n: int) -> tuple[tuple[int, ...], int]:
+        ids = self._context(dialogue, start, n)
+        while len(ids) > self.context_budget and start < n:
+            start += 1
+            ids = self._context(dialogue, start, n)
+        if not ids:
+            raise DataError(f"dialogue {dialogue.id!r}: the template makes an empty text of turn {n + 1}; let template.file render something")
+        return ids, start
+
+    def _context(self, dialogue: Dialogue, start: int, n: int) -> tuple[int, ...]:
+        """Tokens of the context of turn n, with history from turn `start`: pieces as long as each text extends the one before."""
+        text, ids = "", ()
+        for m in range(start, n + 1):
+            longer = self.template.context(dialogue.persona, (*dialogue.turns[start:m], replace(dialogue.turns[m], response=None)))
+            if m > start and longer.startswith(text):
+                ids += self._tokens(longer[len(text) :], first=False)
+            else:
+                ids = self._tokens(longer, first=True)
+            text = longer
+            if m < n:
+                spoken = self.template.glue + (dialogue.turns[m].response or "")
+                text += spoken
+                ids += self._tokens(spoken, first=False)
+        return ids
+
+    def _tokenize(self, text: str, *, first: bool) -> tuple[int, ...]:
+        if first:
+            return (*self._opening, *self.tokenizer.encode(text, add_special_tokens=False))
+        if not text:
+            return ()
+        ids = self.tokenizer.encode(self._anchor + text, add_special_tokens=False)
+        return tuple(ids[self._anchor_length :])
+
+    def _opening_tokens(self) -> tuple[int, ...]:
+        """What the tokenizer puts in front of a text. What it would put behind one (`add_eos_token`) has no place before a response."""
+        if self.template.adds_special_tokens:
+            return ()
+        plain, whole = self.tokenizer.encode("a", add_special_tokens=False), self.tokenizer.encode("a")
+        return next((tuple(whole[:i]) for i in range(len(whole)) if whole[i : i + len(plain)] == plain), ())
+
+    def _dummy_prefix_anchor(self) -> str:
+        """A text to tokenise in front of a piece where the tokenizer would otherwise begin it with an invented space."""
+        pieces = self.tokenizer.convert_ids_to_tokens(self.tokenizer.encode("a", add_special_tokens=False))
+        anchor = "\n" if pieces and str(pieces[0]).startswith("▁") else ""  # SentencePiece's word-start mark
+        self._anchor_length = len(self.tokenizer.encode(anchor, add_special_tokens=False)) if anchor else 0
+        return anchor
+
+    def _clean(self, dialogue: Dialogue) -> Dialogue:
+        turns = tuple(
+            Turn(self._plain(turn.user), None if turn.response is None else self._plain(turn.response)) for turn in dialogue.turns
+        )
+        return replace(dialogue, persona=tuple(map(self._plain, dialogue.persona)), turns=turns)
+
+    def _plain(self, text: str) -> str:
+        """`text` without the tokenizer's special tokens: a message must not be able to end a turn or open a system message."""
+        text = text.encode("utf-8", "replace").decode()  # half a surrogate pair, as a terminal or JSON can give, is no text
+        while any(token in text for token in self._special):  # again and again: a removal can join the halves of another token
+            for token in self._special:
+                text = text.replace(token, "")
+        return text.strip()
+
+    def _check_window(self, dialogue: Dialogue, turn: Turn, tokens: int) -> None:
+        needed = self.prompt_length + tokens + int(self.learn_stop)
+        if self.window is not None and needed > self.window:
+            raise DataError(
+                f"dialogue {dialogue.id!r}{_place(turn)}: prompt, context and response need {needed} tokens, but the base model's window is "
+                f"{self.window}; shorten them, raise template.reserve (older turns then make room) or lower prompts.length"
+            )
+
+
+def _place(turn: Turn) -> str:
+    return f" (line {turn.line})" if turn.line else ""
