@@ -1,0 +1,254 @@
+"""The composition root: turns a recipe into a model, a trainer, and what they need. The one file that sees the recipe and everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from sptune.adapter import PROMPTS_KEY, load_adapter
+from sptune.config import Recipe, load_recipe
+from sptune.data.check import summary
+from sptune.data.encoder import DialogueEncoder
+from sptune.data.load import load_dialogues
+from sptune.data.template import Template, make_template
+from sptune.errors import DataError, RecipeError
+from sptune.model import prompts as initial
+from sptune.model.generate import Decoding
+from sptune.model.load import LoadedBase, load_base
+from sptune.model.prompts import SoftPrompts
+from sptune.model.retriever import Retriever
+from sptune.model.spt import PAPER_STOPS, SPTModel
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
+    from sptune.data.dialogue import Dialogue
+    from sptune.training.trainer import SPTTrainer
+
+
+@dataclass(frozen=True, slots=True)
+class RunData:
+    """The dialogues of a run."""
+
+    train: list[Dialogue]
+    validation: list[Dialogue]
+    test: list[Dialogue]
+
+
+@dataclass(frozen=True, slots=True)
+class TruncationReport:
+    """What a recipe's template makes of dialogues.
+
+    Attributes:
+        turns: turns with a response.
+        truncated_turns: those whose oldest history is dropped to keep `template.max_length`.
+        too_long: those that do not fit the base model's window even without history.
+        context_tokens: min, mean, p50, p95, max tokens of a context.
+        response_tokens: the same of a response, its stop token included.
+    """
+
+    turns: int
+    truncated_turns: int
+    too_long: int
+    context_tokens: dict[str, float]
+    response_tokens: dict[str, float]
+
+
+def make_model(recipe: Recipe, *, base: LoadedBase | None = None) -> SPTModel:
+    """The untrained model of a recipe.
+
+    Args:
+        recipe: the recipe.
+        base: the base model where it is loaded already.
+
+    Raises:
+        ModelError: the base model cannot be used.
+        RecipeError: prompts that cannot be made as asked for.
+    """
+    loaded = base or load_recipe_base(recipe)
+    if recipe.model.gradient_checkpointing:
+        loaded.backbone.checkpoint_activations()
+    soft = SoftPrompts(initial_prompts(recipe, loaded))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        retriever = Retriever(
+            recipe.retriever.kind,
+            dim=loaded.backbone.embedding_dim,
+            hidden=recipe.retriever.hidden,
+            activation=recipe.retriever.activation,
+        )
+    encoder = make_encoder(recipe, loaded)
+    return SPTModel(loaded.backbone, soft, retriever, encoder, stops=stops(recipe))
+
+
+def make_bare_model(recipe: Recipe, *, base: LoadedBase) -> SPTModel:
+    """The base model alone, with the recipe's template: one prompt of no virtual tokens."""
+    soft = SoftPrompts(torch.zeros(1, 0, base.backbone.embedding_dim))
+    bare = recipe.model_copy(update={"prompts": recipe.prompts.model_copy(update={"length": 0, "count": 1})})
+    retriever = Retriever("identity", dim=base.backbone.embedding_dim)
+    return SPTModel(base.backbone, soft, retriever, make_encoder(bare, base), stops=stops(recipe))
+
+
+def make_trainer(
+    recipe: Recipe, model: SPTModel, data: RunData, *, callbacks: Sequence[TrainerCallback] = ()
+) -> SPTTrainer:
+    """The trainer of a recipe.
+
+    Raises:
+        DataError: there is nothing to learn from, or a response that does not fit.
+    """
+    from sptune.training.trainer import SPTTrainer
+
+    return SPTTrainer(
+        model,
+        data.train,
+        validation=data.validation,
+        folder=recipe.folder,
+        training=recipe.training,
+        losses=recipe.losses,
+        centre=recipe.retriever.centre,
+        seed=recipe.seed,
+        callbacks=callbacks,
+    )
+
+
+def load_recipe_base(recipe: Recipe) -> LoadedBase:
+    """The base model of a recipe."""
+    m = recipe.model
+    return load_base(m.base, revision=m.revision, dtype=m.dtype, device=m.device)
+
+
+def load_data(recipe: Recipe) -> RunData:
+    """The training, validation and test dialogues of a recipe.
+
+    Raises:
+        DataError: a file is missing or has errors (with `data.on_error=stop`), a range lies outside it, or the same dialogues are used for
+            training and for validation or test.
+    """
+    d, e = recipe.data, recipe.evaluation
+
+    def read(path: str, split: str | None) -> list[Dialogue]:
+        return load_dialogues(path, format=d.format, persona=d.persona, on_error=d.on_error, split=split)
+
+    data = RunData(
+        train=read(d.path, d.train),
+        validation=read(d.validation_path or d.path, d.validation) if recipe.validates else [],
+        test=read(e.path or d.path, e.split)[: e.limit] if recipe.evaluates else [],
+    )
+    for what, part in (("data.validation", data.validation), ("evaluation.split", data.test)):
+        common = {(t.persona, t.turns) for t in data.train} & {(t.persona, t.turns) for t in part}
+        if common:
+            raise DataError(f"{what}: {len(common)} of its dialogues are also trained on; choose ranges that do not meet (data.train)")
+    return data
+
+
+def make_template_of(recipe: Recipe, base: LoadedBase) -> Template:
+    """The recipe's template for that base model."""
+    return make_template(recipe.template.kind, tokenizer=base.tokenizer, file=recipe.template.file)
+
+
+def make_encoder(recipe: Recipe, base: LoadedBase) -> DialogueEncoder:
+    """The recipe's encoder for that base model.
+
+    Raises:
+        RecipeError: `template.max_length` exceeds the base model's window.
+    """
+    window = base.backbone.window
+    if window is not None and recipe.template.max_length > window:
+        raise RecipeError(
+            f"template.max_length: {recipe.template.max_length} exceeds the window of {recipe.model.base}, {window} tokens; set it to {window} or less"
+        )
+    return DialogueEncoder(
+        base.tokenizer,
+        make_template_of(recipe, base),
+        max_length=recipe.template.max_length,
+        prompt_length=recipe.prompts.length,
+        reserve=recipe.template.reserve,
+        learn_stop=recipe.template.learn_stop,
+        window=window,
+    )
+
+
+def stops(recipe: Recipe) -> tuple[str, ...]:
+    """The texts that end a reply under the recipe's template."""
+    if recipe.template.stops is not None:
+        return recipe.template.stops
+    return PAPER_STOPS if recipe.template.kind == "paper" else ()
+
+
+def decoding(recipe: Recipe) -> Decoding:
+    """How replies are generated for the run's evaluation."""
+    e = recipe.evaluation
+    return Decoding(max_new_tokens=e.max_new_tokens, num_beams=e.num_beams, no_repeat_ngram_size=e.no_repeat_ngram_size)
+
+
+def initial_prompts(recipe: Recipe, base: LoadedBase) -> torch.Tensor:
+    """(K, L, D) the recipe's initial prompts; they differ from each other.
+
+    Raises:
+        RecipeError: a prompts file of another shape.
+        AdapterError: a prompts file that is damaged.
+    """
+    p = recipe.prompts
+    table = base.backbone.embedding_table.detach()
+    generator = torch.Generator().manual_seed(recipe.seed)
+    if p.init == "file":
+        return _prompts_from_file(recipe, table)
+    if p.init == "text":
+        ids = base.tokenizer.encode(p.text or "", add_special_tokens=False)
+        return initial.from_token_ids(table, ids=ids, count=p.count, length=p.length, generator=generator)
+    if p.init == "kmeans":
+        return initial.from_kmeans(table, count=p.count, length=p.length, seed=recipe.seed)
+    make = initial.sample_rows if p.init == "vocabulary" else initial.random_normal
+    return make(table, count=p.count, length=p.length, generator=generator)
+
+
+def _prompts_from_file(recipe: Recipe, table: torch.Tensor) -> torch.Tensor:
+    adapter = load_adapter(Path(recipe.prompts.file or ""))
+    wanted = (recipe.prompts.count, recipe.prompts.length, table.shape[1])
+    found = tuple(adapter.tensors[PROMPTS_KEY].shape)
+    if found != wanted:
+        raise RecipeError(
+            f"prompts.file: {recipe.prompts.file} holds {found[0]} prompts of {found[1]} tokens and width {found[2]}, the recipe asks for "
+            f"{wanted}; set prompts.count={found[0]} and prompts.length={found[1]}"
+        )
+    return adapter.tensors[PROMPTS_KEY]
+
+
+def truncation_report(recipe: Recipe | str | Path, dialogues: Sequence[Dialogue]) -> TruncationReport:
+    """How the recipe's template and `max_length` treat dialogues. Loads the base model.
+
+    Args:
+        recipe: a recipe, or its file or bundled name.
+        dialogues: at least one.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe)
+    return count_truncation(make_encoder(recipe, load_recipe_base(recipe)), dialogues)
+
+
+def count_truncation(encoder: DialogueEncoder, dialogues: Sequence[Dialogue]) -> TruncationReport:
+    """How `encoder` treats dialogues, turn by turn."""
+    contexts: list[int] = []
+    responses: list[int] = []
+    truncated = too_long = 0
+    for dialogue in dialogues:
+        for n, turn in enumerate(dialogue.turns):
+            if turn.response is None:
+                continue
+            try:
+                tokens = encoder.encode_context(dialogue.context(n))
+            except DataError:
+                too_long += 1
+                continue
+            response = len(encoder.response_ids(turn.response)) + int(encoder.learn_stop)
+            contexts.append(len(tokens.input_ids))
+            responses.append(response)
+            truncated += tokens.dropped_turns > 0
+            too_long += encoder.window is not None and encoder.prompt_length + contexts[-1] + response > encoder.window
+    turns = len(contexts) if not too_long else sum(turn.response is not None for talk in dialogues for turn in talk.turns)
+    return TruncationReport(turns, truncated, too_long, summary(contexts), summary(responses))

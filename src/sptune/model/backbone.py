@@ -1,0 +1,169 @@
+"""The frozen language model, driven by input embeddings: embed, run, and read target log-probabilities."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from sptune.errors import ModelError
+from sptune.model.target_logprobs import target_logprobs, weighted_logits_logprobs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Backbone(nn.Module):
+    """A frozen Hugging Face causal language model that runs on `inputs_embeds`.
+
+    On construction a probe compares logits computed from ids, from embeddings, and from body and head apart; a model for which they differ
+    needs more than input embeddings and is refused.
+
+    Args:
+        model: any causal language model; its weights are frozen.
+        base: the name it was asked for by (alias, folder or hub id); kept in adapters.
+        revision: the hub revision, or None.
+
+    Raises:
+        ModelError: the model cannot be driven by input embeddings alone.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, base: str, revision: str | None = None) -> None:
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        self.base = base
+        self.revision = revision
+        self.takes_position_ids = "position_ids" in _forward_parameters(self.body)
+        self._probe()
+
+    @property
+    def config(self) -> Any:
+        """The model's own configuration (its text part where it has several)."""
+        return self.model.config.get_text_config()
+
+    @property
+    def body(self) -> nn.Module:
+        """The model without its output layer."""
+        body: nn.Module = getattr(self.model, self.model.base_model_prefix, self.model)
+        return body
+
+    @property
+    def embedding_dim(self) -> int:
+        """D: width of the word embeddings, which is not always that of the hidden states (OPT-350M)."""
+        return int(self.embedding_table.shape[1])
+
+    @property
+    def embedding_table(self) -> Tensor:
+        """(V, D) the word-embedding table."""
+        table: Tensor = self.model.get_input_embeddings().weight
+        return table
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.embedding_table.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in."""
+        return self.embedding_table.dtype
+
+    @property
+    def window(self) -> int | None:
+        """The most tokens the model can take, virtual tokens included; None where it does not say."""
+        config = self.config
+        for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
+            size = getattr(config, name, None)
+            if isinstance(size, int) and size > 0:
+                return size
+        return None
+
+    def embedding_hash(self) -> str:
+        """SHA-256 of the word-embedding table in bfloat16: the same for every dtype the model is loaded in, other for another model."""
+        table = self.embedding_table.detach().to("cpu", torch.bfloat16).contiguous()
+        return hashlib.sha256(table.view(torch.uint8).numpy().tobytes()).hexdigest()
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Stay in evaluation mode: a frozen model has no dropout."""
+        return super().train(False)
+
+    def checkpoint_activations(self) -> None:
+        """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time."""
+        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        for module in self.model.modules():
+            if hasattr(module, "gradient_checkpointing"):
+                module.training = True  # the switch is only read in training mode; dropout modules stay in evaluation mode
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Word embeddings of (B, T) ids: (B, T, D), without gradient."""
+        with torch.no_grad():
+            embeddings: Tensor = self.model.get_input_embeddings()(input_ids)
+        return embeddings
+
+    def hidden(self, inputs_embeds: Tensor) -> Tensor:
+        """Last hidden states of sequences padded on the right, if at all.
+
+        The model is causal, so padding on the right needs no mask: no real position sees it.
+
+        Args:
+            inputs_embeds: (B, T, D).
+
+        Returns:
+            (B, T, H).
+        """
+        kwargs: dict[str, Any] = {}
+        if self.takes_position_ids:
+            kwargs["position_ids"] = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None]
+        output = self.body(inputs_embeds=inputs_embeds, use_cache=False, return_dict=True, **kwargs)
+        state: Tensor = output.last_hidden_state
+        return state
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits (..., V) of hidden states (..., H), with the model's own scaling and soft cap."""
+        logits: Tensor = self.model.get_output_embeddings()(hidden)
+        config = self.config
+        if (scale := getattr(config, "logit_scale", None)) is not None:
+            logits = logits * scale
+        if (scaling := getattr(config, "logits_scaling", None)) is not None:
+            logits = logits / scaling
+        if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
+            logits = torch.tanh(logits / cap) * cap
+        return logits
+
+    def target_logprobs(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Log-probabilities (...) in nats of `targets` (...) at hidden states (..., H)."""
+        flat = target_logprobs(hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1), head=self.head)
+        return flat.view(targets.shape)
+
+    def weighted_logits_logprobs(self, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        """See `sptune.model.target_logprobs.weighted_logits_logprobs`."""
+        return weighted_logits_logprobs(hidden, targets, weights, head=self.head)
+
+    @torch.no_grad()
+    def _probe(self) -> None:
+        vocabulary = self.embedding_table.shape[0]
+        ids = (torch.arange(14, device=self.device).view(2, 7) * 37 + 11) % vocabulary
+        try:
+            wanted = self.model(input_ids=ids, use_cache=False).logits.float()
+            embeddings = self.embed(ids)
+            given = self.model(inputs_embeds=embeddings, use_cache=False).logits.float()
+            split = self.head(self.hidden(embeddings)).float()
+        except (TypeError, ValueError, RuntimeError, NotImplementedError, AttributeError) as error:
+            raise ModelError(f"{self.base}: this model does not run on input embeddings ({error})") from error
+        tolerance = 1e-3 if self.dtype == torch.float32 else 0.05
+        scale = max(1.0, float(wanted.abs().max()))
+        for name, logits in (("from input embeddings", given), ("from body and head apart", split)):
+            difference = float((logits - wanted).abs().max()) / scale
+            if not difference <= tolerance:
+                raise ModelError(
+                    f"{self.base}: logits {name} differ from those from token ids by {difference:.2g} (at most {tolerance:g} is allowed); "
+                    "this model needs more than input embeddings, so soft prompts cannot drive it"
+                )
+
+
+def _forward_parameters(module: nn.Module) -> set[str]:
+    import inspect
+
+    return set(inspect.signature(module.forward).parameters)

@@ -1,0 +1,56 @@
+"""The model card that is saved with an adapter."""
+
+from __future__ import annotations
+
+from sptune.adapter import AdapterConfig
+
+_CARD = """---
+library_name: sptune
+base_model: {base}
+tags:
+- selective-prompt-tuning
+- soft-prompts
+- personalised-dialogue
+---
+
+# Selective Prompt Tuning adapter for {base}
+
+{count} soft prompts of {length} virtual tokens and a `{retriever}` retriever that chooses one of them for each dialogue context. The base model
+is frozen; this adapter only changes its input embeddings.
+
+| | |
+|---|---|
+| base model | `{base}`{revision} |
+| prompts x virtual tokens x width | {count} x {length} x {dim} |
+| retriever | {retriever}, {activation} |
+| template | {template} |
+| SHA-256 of the base's embedding table | `{digest}` |
+
+```python
+import sptune
+
+model = sptune.SPTModel.from_pretrained("path/to/this/folder")
+talk = sptune.Dialogue("talk", persona=("I keep bees.",), turns=(sptune.Turn("What do you do on Sundays?"),))
+print(model.generate([talk])[0].text)
+```
+
+Or, on the command line: `sptune chat path/to/this/folder --persona-text "I keep bees."`
+
+Replies are made up by a language model that was asked to speak as a persona; do not take them for facts, and do not use them to pass for a real person.
+"""
+
+
+def model_card(config: AdapterConfig) -> str:
+    """README.md of the adapter folder, in the hub's form."""
+    revision = f" at revision `{config.base.revision}`" if config.base.revision else ""
+    return _CARD.format(
+        base=config.base.id,
+        revision=revision,
+        count=config.num_prompts,
+        length=config.prompt_length,
+        dim=config.embedding_dim,
+        retriever=config.retriever.kind,
+        activation=config.retriever.activation,
+        template=config.template.kind,
+        digest=config.base.embedding_sha256,
+    )

@@ -1,0 +1,387 @@
+"""Selective Prompt Tuning on a frozen language model: K soft prompts, a retriever, and all K prompts in one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from sptune.adapter import (
+    PROMPTS_KEY,
+    Adapter,
+    AdapterConfig,
+    BaseConfig,
+    RetrieverConfig,
+    TemplateConfig,
+    load_adapter,
+    save_adapter,
+)
+from sptune.data.encoder import DialogueEncoder
+from sptune.data.template import JinjaTemplate, TemplateKind, make_template
+from sptune.errors import AdapterError
+from sptune.model.generate import Decoding, PromptedContext, generate_tokens
+from sptune.model.load import DEFAULT_MODEL, Dtype, LoadedBase, load_base
+from sptune.model.prompts import SoftPrompts, sample_rows
+from sptune.model.retriever import Contexts, Retriever, RetrieverKind
+from sptune.model.selection import Selection, SelectionRule, select
+from sptune.text import cut_reply
+
+if TYPE_CHECKING:
+    from sptune.data.batch import TokenBatch
+    from sptune.data.dialogue import Dialogue
+    from sptune.model.backbone import Backbone
+
+PAPER_STOPS = ("\n", "R:", "Q:", ":")
+
+
+@dataclass(frozen=True, slots=True)
+class SPTOutput:
+    """What every loss is a function of.
+
+    Attributes:
+        target_logprobs: (K, N) log-probability in nats of each response token under each prompt.
+        scores: (n, K) the retriever's scores s_ik.
+        fused_logprobs: (N,) log-probability under the softmax of the score-weighted sum of logits, or None where not asked for.
+    """
+
+    target_logprobs: Tensor
+    scores: Tensor
+    fused_logprobs: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A generated response.
+
+    Attributes:
+        text: the reply, cut at the model's stops.
+        selection: the prompt that spoke, and the scores.
+        tokens: new tokens, before cutting.
+    """
+
+    text: str
+    selection: Selection
+    tokens: tuple[int, ...]
+
+
+class SPTModel(nn.Module):
+    """A frozen base model, K soft prompts and the retriever that chooses among them.
+
+    Only `prompts` and `retriever` have trainable parameters.
+
+    Args:
+        backbone: the frozen base model.
+        prompts: the soft prompts.
+        retriever: scores contexts against prompts.
+        encoder: turns dialogues into tokens; its `prompt_length` is that of `prompts`.
+        stops: texts that end a reply when it is generated (the paper cuts at a line break, `R:`, `Q:` or a colon).
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        prompts: SoftPrompts,
+        retriever: Retriever,
+        encoder: DialogueEncoder,
+        *,
+        stops: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.prompts = prompts.to(backbone.device)
+        self.retriever = retriever.to(backbone.device)
+        self.encoder = encoder
+        self.stops = tuple(stops)
+
+    @classmethod
+    def from_base(  # noqa: PLR0913 - the knobs of a first experiment in a notebook
+        cls,
+        base: str | LoadedBase = DEFAULT_MODEL,
+        *,
+        num_prompts: int = 4,
+        prompt_length: int = 8,
+        retriever: RetrieverKind = "linear",
+        template: TemplateKind = "paper",
+        seed: int = 0,
+    ) -> SPTModel:
+        """A model to be trained: prompts from sampled vocabulary rows, a new retriever.
+
+        Args:
+            base: `smollm2-135m`, a local folder, a hub id, or what `load_base` returned.
+            num_prompts: K.
+            prompt_length: L; 0 is the bare model.
+            retriever: kind of the map g.
+            template: how a dialogue becomes text.
+            seed: of prompts and retriever.
+
+        Raises:
+            ModelError: the base model cannot be loaded or driven by input embeddings.
+
+        >>> import sptune                                                      # doctest: +SKIP
+        >>> model = sptune.SPTModel.from_base("smollm2-135m", num_prompts=4)   # doctest: +SKIP
+        """
+        loaded = load_base(base) if isinstance(base, str) else base
+        backbone = loaded.backbone
+        generator = torch.Generator().manual_seed(seed)
+        prompts = sample_rows(backbone.embedding_table, count=num_prompts, length=prompt_length, generator=generator)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            scorer = Retriever(retriever, dim=backbone.embedding_dim)
+        encoder = DialogueEncoder(
+            loaded.tokenizer,
+            make_template(template, tokenizer=loaded.tokenizer),
+            prompt_length=prompt_length,
+            window=backbone.window,
+        )
+        return cls(backbone, SoftPrompts(prompts), scorer, encoder, stops=PAPER_STOPS if template == "paper" else ())
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        adapter: str | Path,
+        *,
+        base: str | LoadedBase | None = None,
+        dtype: Dtype = "auto",
+        device: str = "auto",
+    ) -> SPTModel:
+        """The model of a trained adapter.
+
+        Args:
+            adapter: an adapter folder, or a hub id `owner/name`.
+            base: the base model, where it lies elsewhere than the adapter says, or what `load_base` returned.
+            dtype: of the base model.
+            device: of the base model.
+
+        Raises:
+            AdapterError: missing, damaged, or made for another base model.
+            ModelError: the base model cannot be loaded.
+        """
+        loaded_adapter = load_adapter(_local_folder(adapter))
+        config = loaded_adapter.config
+        if not isinstance(base, LoadedBase):
+            base = load_base(base or config.base.id, revision=config.base.revision, dtype=dtype, device=device)
+        if config.embedding_dim != base.backbone.embedding_dim:
+            raise AdapterError(
+                f"{adapter}: made for embeddings of width {config.embedding_dim} ({config.base.id}); "
+                f"{base.backbone.base} has width {base.backbone.embedding_dim}; give the base model it was trained on"
+            )
+        template = config.template
+        encoder = DialogueEncoder(
+            base.tokenizer,
+            make_template(template.kind, tokenizer=base.tokenizer, source=template.source),
+            max_length=template.max_length,
+            prompt_length=config.prompt_length,
+            reserve=template.reserve,
+            learn_stop=template.learn_stop,
+            window=base.backbone.window,
+        )
+        scorer = Retriever(
+            config.retriever.kind,
+            dim=config.embedding_dim,
+            hidden=config.retriever.hidden,
+            activation=config.retriever.activation,
+        )
+        prompts = SoftPrompts(loaded_adapter.tensors[PROMPTS_KEY])
+        model = cls(base.backbone, prompts, scorer, encoder, stops=config.stops)
+        model.load_tensors(loaded_adapter)
+        return model
+
+    def generate(
+        self,
+        contexts: Sequence[Dialogue],
+        *,
+        decoding: Decoding | None = None,
+        rule: SelectionRule = "top1",
+        prompt: int | None = None,
+    ) -> list[Reply]:
+        """Replies to n contexts in one batch, each under the prompt that was chosen for it.
+
+        Args:
+            contexts: dialogues whose last turn waits for its response.
+            decoding: how tokens are chosen; greedy, at most 32 new tokens, where None.
+            rule: how a prompt is chosen from the scores.
+            prompt: a forced prompt.
+
+        Returns:
+            n replies.
+
+        Raises:
+            UsageError: no such prompt, or the reply does not fit the window.
+            DataError: a context that does not fit the window.
+        """
+        decoding = decoding or Decoding()
+        ids = [self.encoder.encode_context(context).input_ids for context in contexts]
+        generator = torch.Generator().manual_seed(decoding.seed) if decoding.seed is not None else None
+        selections = select(self.scores_of_ids(ids), rule=rule, prompt=prompt, generator=generator)
+        rows = [PromptedContext(row, chosen.prompt) for row, chosen in zip(ids, selections, strict=True)]
+        tokens = generate_tokens(self, rows, decoding=decoding)
+        return [Reply(self.text(new), chosen, tuple(new)) for new, chosen in zip(tokens, selections, strict=True)]
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """The reply that `tokens` spell, cut at the first of the model's stops and stripped."""
+        return cut_reply(self.decode(tokens), stops=self.stops)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """All the text that `tokens` spell, uncut. More tokens only add to it, so that it can be streamed."""
+        text: str = self.encoder.tokenizer.decode(
+            list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def forward(self, batch: TokenBatch, *, fuse_logits: bool = False) -> SPTOutput:
+        """Run all K prompts over a packed batch in one forward pass.
+
+        Args:
+            batch: B sequences, n examples, N response tokens.
+            fuse_logits: also compute the score-weighted fusion of logits (paper's published code).
+
+        Returns:
+            Log-probabilities and scores. No (K, B, T, V) tensor exists at any time.
+        """
+        embeddings = self.backbone.embed(batch.input_ids)  # (B, T, D)
+        contexts = Contexts(embeddings, batch.example_row, batch.context_length)
+        scores = self.retriever(contexts, self.prompts.embeddings)
+        hidden = self._run(embeddings)  # (K, B, L+T, H)
+        chosen = hidden[:, batch.target_row, self.prompts.length + batch.target_position]  # (K, N, H)
+        targets = batch.target_ids.expand(self.prompts.count, -1)  # (K, N)
+        fused = None
+        if fuse_logits:
+            weights = scores[batch.target_example]  # (N, K)
+            fused = self.backbone.weighted_logits_logprobs(chosen, batch.target_ids, weights)
+        return SPTOutput(self.backbone.target_logprobs(chosen, targets), scores, fused)
+
+    def scores(self, contexts: Sequence[Dialogue]) -> Tensor:
+        """Scores of the K prompts for each context, without running the language model.
+
+        Args:
+            contexts: n dialogues whose last turn waits for its response.
+
+        Returns:
+            (n, K) float32. A context's scores do not depend on what else is in the list.
+        """
+        return self.scores_of_ids([self.encoder.encode_context(context).input_ids for context in contexts])
+
+    @torch.no_grad()
+    def scores_of_ids(self, ids: Sequence[Sequence[int]]) -> Tensor:
+        """Scores (n, K) of contexts given as token ids."""
+        device = self.backbone.device
+        padded = pad_sequence([torch.tensor(row) for row in ids], batch_first=True).to(device)
+        length = torch.tensor([len(row) for row in ids], device=device)
+        contexts = Contexts(self.backbone.embed(padded), torch.arange(len(ids), device=device), length)
+        scores: Tensor = self.retriever(contexts, self.prompts.embeddings)
+        return scores
+
+    def adapter(self) -> Adapter:
+        """The trained part, ready to be saved."""
+        encoder, template = self.encoder, self.encoder.template
+        config = AdapterConfig(
+            base=BaseConfig(
+                id=self.backbone.base, revision=self.backbone.revision, embedding_sha256=self.backbone.embedding_hash()
+            ),
+            num_prompts=self.prompts.count,
+            prompt_length=self.prompts.length,
+            embedding_dim=self.backbone.embedding_dim,
+            retriever=RetrieverConfig(
+                kind=self.retriever.kind, hidden=self.retriever.hidden, activation=self.retriever.activation
+            ),
+            template=TemplateConfig(
+                kind=template.kind,
+                source=template.source if isinstance(template, JinjaTemplate) else None,
+                max_length=encoder.max_length,
+                reserve=encoder.reserve,
+                learn_stop=encoder.learn_stop,
+            ),
+            stops=self.stops,
+        )
+        tensors = {PROMPTS_KEY: self.prompts.embeddings.detach()}
+        tensors |= {f"retriever.{name}": tensor for name, tensor in self.retriever.state_dict().items()}
+        return Adapter(config, tensors)
+
+    def load_tensors(self, adapter: Adapter) -> None:
+        """Take the numbers of `adapter`, which must be of this model's shape.
+
+        Raises:
+            AdapterError: made for another base model, or of another shape.
+        """
+        if adapter.config.base.embedding_sha256 != self.backbone.embedding_hash():
+            raise AdapterError(
+                f"the adapter was trained on {adapter.config.base.id!r}, whose embedding table differs from that of {self.backbone.base!r}; "
+                "give the base model it was trained on"
+            )
+        retriever = {k.removeprefix("retriever."): v for k, v in adapter.tensors.items() if k != PROMPTS_KEY}
+        try:
+            self.retriever.load_state_dict(retriever)
+        except RuntimeError as error:
+            raise AdapterError(f"adapter_model.safetensors: the retriever does not fit: {' '.join(str(error).split())}") from error
+        if adapter.tensors[PROMPTS_KEY].shape != self.prompts.embeddings.shape:
+            raise AdapterError(
+                f"adapter_model.safetensors: prompts have shape {tuple(adapter.tensors[PROMPTS_KEY].shape)}, "
+                f"this model wants {tuple(self.prompts.embeddings.shape)}"
+            )
+        with torch.no_grad():
+            self.prompts.embeddings.copy_(adapter.tensors[PROMPTS_KEY])
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the adapter folder (docs/adapter-format.md).
+
+        Raises:
+            StorageError: the folder cannot be written.
+            AdapterError: a number is not finite.
+        """
+        from sptune.model.card import model_card
+
+        adapter = self.adapter()
+        save_adapter(folder, adapter, card=model_card(adapter.config))
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload the adapter folder to the Hugging Face hub.
+
+        Args:
+            repo_id: `owner/name`; created when it does not exist.
+            private: for a new repository.
+            token: access token; the one of `hf auth login` where None.
+
+        Returns:
+            The commit's address.
+        """
+        import tempfile
+
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(Path(folder) / "adapter")
+            commit = api.upload_folder(repo_id=repo_id, folder_path=Path(folder) / "adapter")
+        return str(commit.commit_url)
+
+    def _run(self, embeddings: Tensor) -> Tensor:
+        """Hidden states (K, B, L+T, H) of [SP_k; sequence] for every prompt and sequence, in one pass."""
+        count, length = self.prompts.count, self.prompts.length
+        rows, tokens, dim = embeddings.shape
+        prompts = self.prompts.embeddings.to(embeddings.dtype)[:, None].expand(count, rows, length, dim)
+        inputs = torch.cat([prompts, embeddings.expand(count, rows, tokens, dim)], dim=2)  # (K, B, L+T, D)
+        hidden = self.backbone.hidden(inputs.flatten(0, 1))
+        return hidden.unflatten(0, (count, rows))
+
+
+def _local_folder(adapter: str | Path) -> Path:
+    """The folder of an adapter; a hub id is downloaded (its two files alone)."""
+    path = Path(adapter).expanduser()
+    name = str(adapter)
+    if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        return path
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    from sptune.adapter import CONFIG_NAME, WEIGHTS_NAME
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=[CONFIG_NAME, WEIGHTS_NAME]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise AdapterError(f"{name}: no such folder, and the hub does not give it ({' '.join(str(error).split())[:200]})") from error
