@@ -93,6 +93,15 @@ def _line(number: int, raw: bytes, start: int, report: Report) -> Line:
     return Line(number, text, faulty=fault is not None)
 
 
+def clean(text: str) -> str:
+    """`text` without the characters that `bad_character` finds: what a person types, or a model says, may hold any.
+
+    >>> clean("red \\x1b[31m alert")
+    'red [31m alert'
+    """
+    return _SURROGATE.sub("", _CONTROL.sub("", text))
+
+
 def bad_character(text: str) -> tuple[str, str] | None:
     """The first character of `text` that no dialogue should have, as problem code and message, or None.
 
