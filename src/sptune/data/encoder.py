@@ -132,7 +132,10 @@ class DialogueEncoder:
                 sequences.append(TokenSequence(dialogue, ids, tuple(spans)))
                 spans = []
             if not turn.response:
-                raise DataError(f"dialogue {dialogue.id!r}{_place(dialogue.turns[n])}: the response is empty; write one, or leave the turn out")
+                place = _place(dialogue.turns[n])
+                raise DataError(
+                    f"dialogue {dialogue.id!r}{place}: the response is empty; write one, or leave the turn out"
+                )
             ids = context + self._tokens(self.template.glue + turn.response, first=False)
             self._check_window(dialogue, dialogue.turns[n], len(ids))
             spans.append(TurnSpan(n, len(context), len(ids), len(turn.response.encode())))
@@ -165,14 +168,18 @@ class DialogueEncoder:
             start += 1
             ids = self._context(dialogue, start, n)
         if not ids:
-            raise DataError(f"dialogue {dialogue.id!r}: the template makes an empty text of turn {n + 1}; let template.file render something")
+            raise DataError(
+                f"dialogue {dialogue.id!r}: the template makes an empty text of turn {n + 1}; let template.file render something"
+            )
         return ids, start
 
     def _context(self, dialogue: Dialogue, start: int, n: int) -> tuple[int, ...]:
         """Tokens of the context of turn n, with history from turn `start`: pieces as long as each text extends the one before."""
-        text, ids = "", ()
+        text, ids = "", tuple[int, ...]()
         for m in range(start, n + 1):
-            longer = self.template.context(dialogue.persona, (*dialogue.turns[start:m], replace(dialogue.turns[m], response=None)))
+            longer = self.template.context(
+                dialogue.persona, (*dialogue.turns[start:m], replace(dialogue.turns[m], response=None))
+            )
             if m > start and longer.startswith(text):
                 ids += self._tokens(longer[len(text) :], first=False)
             else:
@@ -208,14 +215,15 @@ class DialogueEncoder:
 
     def _clean(self, dialogue: Dialogue) -> Dialogue:
         turns = tuple(
-            Turn(self._plain(turn.user), None if turn.response is None else self._plain(turn.response)) for turn in dialogue.turns
+            Turn(self._plain(turn.user), None if turn.response is None else self._plain(turn.response))
+            for turn in dialogue.turns
         )
         return replace(dialogue, persona=tuple(map(self._plain, dialogue.persona)), turns=turns)
 
     def _plain(self, text: str) -> str:
         """`text` without the tokenizer's special tokens: a message must not be able to end a turn or open a system message."""
-        text = text.encode("utf-8", "replace").decode()  # half a surrogate pair, as a terminal or JSON can give, is no text
-        while any(token in text for token in self._special):  # again and again: a removal can join the halves of another token
+        text = text.encode("utf-8", "replace").decode()  # a terminal or JSON can give half a surrogate pair
+        while any(token in text for token in self._special):  # removing one can join the halves of another
             for token in self._special:
                 text = text.replace(token, "")
         return text.strip()
@@ -224,8 +232,9 @@ class DialogueEncoder:
         needed = self.prompt_length + tokens + int(self.learn_stop)
         if self.window is not None and needed > self.window:
             raise DataError(
-                f"dialogue {dialogue.id!r}{_place(turn)}: prompt, context and response need {needed} tokens, but the base model's window is "
-                f"{self.window}; shorten them, raise template.reserve (older turns then make room) or lower prompts.length"
+                f"dialogue {dialogue.id!r}{_place(turn)}: prompt, context and response need {needed} tokens, but the base "
+                f"model's window is {self.window}; shorten them, raise template.reserve (older turns then make room) or lower "
+                "prompts.length"
             )
 
 

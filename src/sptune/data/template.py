@@ -20,11 +20,19 @@ TemplateKind = Literal["paper", "chat", "jinja"]
 
 
 class Template(Protocol):
-    """Renders a context. `glue` is what stands between the rendered context and the response."""
+    """Renders a context."""
 
-    kind: TemplateKind
-    glue: str
-    adds_special_tokens: bool  # the template's text holds the tokenizer's special tokens already
+    @property
+    def kind(self) -> TemplateKind:
+        """Its name in a recipe."""
+
+    @property
+    def glue(self) -> str:
+        """What stands between the rendered context and the response."""
+
+    @property
+    def adds_special_tokens(self) -> bool:
+        """Whether the rendered text holds the tokenizer's special tokens already."""
 
     def context(self, persona: Sequence[str], turns: Sequence[Turn]) -> str:
         """Text of everything before the response to the last of `turns`; earlier turns have responses."""
@@ -45,7 +53,9 @@ class PaperTemplate:
         >>> PaperTemplate().context(["i sail ."], [Turn("hi", "hello"), Turn("and ?")])
         'given persona: i sail .; context: Q: hi R: hello Q: and ? R:'
         """
-        spoken = [f"Q: {turn.user}" if turn.response is None else f"Q: {turn.user} R: {turn.response}" for turn in turns[:-1]]
+        spoken = [
+            f"Q: {turn.user}" if turn.response is None else f"Q: {turn.user} R: {turn.response}" for turn in turns[:-1]
+        ]
         return " ".join([f"given persona: {' '.join(persona)}; context:", *spoken, f"Q: {turns[-1].user} R:"])
 
 
@@ -87,7 +97,9 @@ class ChatTemplate:
         try:
             return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate))
         except Exception as error:  # a chat template raises whatever its author chose
-            raise ModelError(f"the model's chat template refused a dialogue: {error}; try template.kind=paper") from error
+            raise ModelError(
+                f"the model's chat template refused a dialogue: {error}; try template.kind=paper"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +128,9 @@ class JinjaTemplate:
         try:
             return _compile(self.source).render(persona=list(persona), turns=list(turns))
         except Exception as error:  # besides jinja2's own errors, whatever the template's expressions raise
-            raise RecipeError(f"template.file: {error}; available: persona (sentences), turns (.user, .response)") from error
+            raise RecipeError(
+                f"template.file: {error}; available: persona (sentences), turns (.user, .response)"
+            ) from error
 
 
 @lru_cache(maxsize=16)

@@ -1,0 +1,134 @@
+"""`sptune chat`: talk to an adapter, or to a bare model."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from sptune.errors import UsageError
+
+if TYPE_CHECKING:
+    from sptune.model.load import Dtype
+    from sptune.model.spt import SPTModel
+
+EPILOG = """Examples:
+
+sptune chat runs/demo/adapter --persona-text "I sail."
+
+sptune chat runs/demo/adapter --persona persona.txt --selection sticky --temperature 0.7 --seed 1
+
+sptune chat --base smollm2-135m
+
+echo "Who are you?" | sptune chat runs/demo/adapter --persona sample:test
+"""
+
+_BASE = "Base model, where it is not what the adapter says; without ADAPTER, chat with the bare model."
+_PERSONA = "Who replies: a file of one sentence a line, a JSON list, or a dialogue file (its first persona)."
+_SELECTION = "Choose a prompt anew every turn, or keep it unless another is clearly better."
+
+
+def chat(  # noqa: PLR0913 - each is one option
+    adapter: Annotated[
+        str | None, typer.Argument(metavar="ADAPTER", help="An adapter folder (RUN/adapter) or hub id.")
+    ] = None,
+    *,
+    base: Annotated[str | None, typer.Option(metavar="NAME", help=_BASE)] = None,
+    persona: Annotated[str | None, typer.Option(metavar="FILE", help=_PERSONA)] = None,
+    persona_text: Annotated[
+        list[str] | None, typer.Option(metavar="SENTENCE", help="A sentence about who replies; can be repeated.")
+    ] = None,
+    prompt: Annotated[
+        str, typer.Option(metavar="auto|K", help="Let the retriever choose, or always use prompt K.")
+    ] = "auto",
+    selection: Annotated[Literal["per_turn", "sticky"], typer.Option(help=_SELECTION)] = "per_turn",
+    sticky_margin: Annotated[
+        float, typer.Option(min=0, help="With sticky: how much better another prompt's score has to be.")
+    ] = 0.05,
+    max_new_tokens: Annotated[int, typer.Option(help="The most tokens of a reply.")] = 64,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token; above it, tokens are drawn.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens that hold this probability.")] = 1.0,
+    beams: Annotated[int, typer.Option(help="Beam search; replies then come whole.")] = 1,
+    no_repeat_ngram: Annotated[
+        int, typer.Option(help="No run of so many tokens occurs twice in a reply; 0 is off.")
+    ] = 4,
+    seed: Annotated[int | None, typer.Option(help="Makes drawn replies repeatable.")] = None,
+    dtype: Annotated[
+        Literal["auto", "bfloat16", "float16", "float32"], typer.Option(help="What the base model computes in.")
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+) -> None:
+    """Talk to an adapter, or with --base alone to a bare model.
+
+    On a terminal, replies stream; /help lists the commands, Ctrl-C stops a reply and Ctrl-D ends the chat.
+    In a pipe, each message (a line of input) gets one line of output.
+    """
+    from sptune.cli.chat_loop import HELP, ChatLoop, parse_prompt
+    from sptune.cli.chat_screen import Screen
+
+    sentences = _persona(persona, persona_text or [])
+    if adapter is None and base is None:
+        raise UsageError("chat: give an adapter folder (`sptune train` writes RUN/adapter), or --base smollm2-135m")
+    screen = Screen(interactive=sys.stdin.isatty() and sys.stdout.isatty(), commands=list(HELP))
+    with screen.busy(f"loading {adapter or base}"):
+        import torch
+
+        from sptune.engine.local import LocalEngine
+        from sptune.engine.session import Session
+        from sptune.model.generate import Decoding
+
+        decoding = Decoding(max_new_tokens, temperature, top_p, beams, no_repeat_ngram, seed)
+        model = _model(adapter, base, dtype, device)
+    if seed is None:
+        torch.seed()  # else every unseeded chat would draw the same replies
+    session = Session(
+        LocalEngine(model),
+        persona=sentences,
+        decoding=decoding,
+        prompt=parse_prompt(prompt, count=model.prompts.count, option="--prompt"),
+        sticky=sticky_margin if selection == "sticky" else None,
+    )
+    screen.note(_greeting(adapter, model, sentences))
+    ChatLoop(session, screen).run()
+
+
+chat.epilog = EPILOG  # type: ignore[attr-defined]
+
+
+def _persona(file: str | None, texts: list[str]) -> tuple[str, ...]:
+    """The sentences of `--persona`, then those of `--persona-text`."""
+    from sptune.data.persona import load_persona, split_persona
+
+    said = tuple(sentence for text in texts for sentence in split_persona(text))
+    if texts and not said:
+        raise UsageError("--persona-text: no sentence in it; write for instance --persona-text 'I sail.'")
+    return (*(load_persona(file) if file is not None else ()), *said)
+
+
+def _model(adapter: str | None, base: str | None, dtype: Dtype, device: str) -> SPTModel:
+    """The adapter's model; without adapter the bare base, with its own chat template where it has one."""
+    from sptune.model.load import load_base
+    from sptune.model.spt import SPTModel
+
+    if adapter is not None:
+        return SPTModel.from_pretrained(adapter, base=base, dtype=dtype, device=device)
+    assert base is not None
+    loaded = load_base(base, dtype=dtype, device=device)
+    template: Literal["chat", "paper"] = "chat" if loaded.tokenizer.chat_template else "paper"
+    return SPTModel.from_base(loaded, num_prompts=1, prompt_length=0, template=template)
+
+
+def _greeting(adapter: str | None, model: SPTModel, persona: tuple[str, ...]) -> str:
+    """The first screen: what is loaded, who replies, what to type."""
+    backbone, prompts = model.backbone, model.prompts
+    place = f"{str(backbone.dtype).removeprefix('torch.')}, {backbone.device}"
+    size = f"{prompts.count} prompt{'s' if prompts.count > 1 else ''} of {prompts.length} virtual tokens"
+    return "\n".join(
+        [
+            f"adapter   {adapter}: {size}" if adapter else "adapter   none, the bare model",
+            f"base      {backbone.base} ({place}), template {model.encoder.template.kind}",
+            f"persona   {' '.join(persona) or 'none; /persona I sail. | I bake. sets one'}",
+            "Type a message. /why explains a reply, /help lists the commands, Ctrl-D ends.",
+        ]
+    )

@@ -1,0 +1,285 @@
+"""A whole evaluation: choose prompts, score the gold responses, rank candidates, generate, measure."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from sptune.errors import UsageError
+from sptune.evaluation.generation import Generation, GenerationInterrupted, check_room, generate_replies, measure
+from sptune.evaluation.metrics import bertscore
+from sptune.evaluation.metrics.profile import PROFILES
+from sptune.evaluation.ranking import rank_turns, ranking
+from sptune.evaluation.records import read_records, write_records
+from sptune.evaluation.result import (
+    GENERATIONS_NAME,
+    RESULT_NAME,
+    TURNS_NAME,
+    DataInfo,
+    EvaluationResult,
+    TurnRecord,
+    data_hash,
+    model_info,
+    save_result,
+    turn_records,
+)
+from sptune.evaluation.scoring import likelihood, score_turns, selection_quality
+from sptune.evaluation.turns import choose_prompts
+from sptune.files import storage_errors
+from sptune.model.generate import Decoding
+
+if TYPE_CHECKING:
+    from sptune.data.dialogue import Dialogue
+    from sptune.evaluation.metrics.profile import MetricReport
+    from sptune.evaluation.ranking import TurnRank
+    from sptune.evaluation.scoring import TurnScore
+    from sptune.evaluation.turns import ChosenTurn, Progress
+    from sptune.model.selection import SelectionRule
+    from sptune.model.spt import SPTModel
+
+Part = Literal["likelihood", "ranking", "generation"]
+PARTS: tuple[Part, ...] = get_args(Part)
+PARTIAL_NAME = "generations.partial.jsonl"
+FILES = (RESULT_NAME, TURNS_NAME, GENERATIONS_NAME, PARTIAL_NAME)
+
+NO_CANDIDATES = "no turn has two or more candidates; give data with candidates, such as ConvAI2 files with 20 a turn"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to evaluate.
+
+    Attributes:
+        parts: what to do: likelihood, ranking, generation.
+        profile: rules of the text metrics, `paper` or `standard` (docs/metrics.md).
+        decoding: how replies are generated; greedy with at most 32 new tokens, as in the paper's tables.
+        rule: how a prompt is chosen from the scores, `top1` or `sample`.
+        prompt: a forced prompt for every turn.
+        bertscore_model: encoder of BERTScore, a folder or a downloaded hub id; None leaves BERTScore out.
+        seed: of the rule `sample` and of self-BLEU's sample.
+        limit: evaluate the first so many dialogues; None is all.
+        token_budget: the most tokens of a batch.
+    """
+
+    parts: tuple[Part, ...] = PARTS
+    profile: str = "paper"
+    decoding: Decoding = field(default_factory=Decoding)
+    rule: SelectionRule = "top1"
+    prompt: int | None = None
+    bertscore_model: str | None = None
+    seed: int = 0
+    limit: int | None = None
+    token_budget: int = 8192
+
+    def __post_init__(self) -> None:
+        """Refuse what no evaluation can do, before anything is run."""
+        if not self.parts or set(self.parts) - set(PARTS):
+            raise UsageError(f"parts: {','.join(self.parts)!r} is not a choice of {','.join(PARTS)}")
+        if self.profile not in PROFILES:
+            raise UsageError(f"profile: {self.profile!r} is not one of {', '.join(PROFILES)}")
+        if self.rule not in ("top1", "sample"):
+            raise UsageError(f"rule: {self.rule!r} is not one of top1, sample")
+        for name, number in (("limit", self.limit), ("token_budget", self.token_budget)):
+            if number is not None and number < 1:
+                raise UsageError(f"{name}: {number} is too small; give at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where model and dialogues came from, as the result names it; None for what was made in memory.
+
+    Attributes:
+        adapter: adapter folder or hub id.
+        path: dialogue file.
+        split: the dialogues "A:B" of it.
+        persona: whose persona was read.
+    """
+
+    adapter: str | None = None
+    path: str | None = None
+    split: str | None = None
+    persona: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """An evaluation with the turns behind it.
+
+    Attributes:
+        result: every figure.
+        turns: one record a turn, in the order of the data.
+        generations: one reply a turn, in the order of the data; empty where none were generated.
+    """
+
+    result: EvaluationResult
+    turns: tuple[TurnRecord, ...]
+    generations: tuple[Generation, ...]
+
+
+def evaluate(
+    model: SPTModel,
+    dialogues: Sequence[Dialogue],
+    *,
+    settings: Settings | None = None,
+    source: Source | None = None,
+    output: Path | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Evaluate `model` on the turns of `dialogues` that have a gold response.
+
+    Args:
+        model: the model; it is left as it is.
+        dialogues: with gold responses, and candidates where there is to be ranking.
+        settings: how; see `Settings` for what holds where None.
+        source: where model and dialogues came from, for the result.
+        output: a folder for `turns.jsonl`, `generations.jsonl` and `evaluation.json`. Each is written as soon as it is
+            complete, and replaces an earlier one; on Ctrl-C the replies so far go to `generations.partial.jsonl`.
+        progress: called as work gets done.
+
+    Raises:
+        DataError: no gold response, one that is not among its candidates, or text that does not fit the model's window.
+        UsageError: a setting that does not fit the model.
+        ModelError: numbers that are not finite, or an encoder for BERTScore that cannot be loaded.
+        StorageError: `output` cannot be written.
+        GenerationInterrupted: Ctrl-C while replies were generated.
+    """
+    settings, source = settings or Settings(), source or Source()
+    dialogues = dialogues[: settings.limit]
+    run = _Run(model, settings, progress)
+    with run.timed("loading"):
+        _load_encoder(settings)
+        turns = choose_prompts(model, dialogues, rule=settings.rule, prompt=settings.prompt, seed=settings.seed)
+        if "generation" in settings.parts:
+            check_room(model, turns, settings.decoding)
+    scores, ranks = run.score(turns), run.rank(turns)
+    records = turn_records(turns, scores, ranks)
+    if output:
+        _clear(output)
+        write_records(output / TURNS_NAME, records)
+    generations = run.generate(turns, output)
+    result = EvaluationResult(
+        model=model_info(model, source.adapter),
+        data=DataInfo(source.path, source.split, source.persona, len(dialogues), len(turns), data_hash(dialogues)),
+        settings=as_json(settings) | {"stops": list(model.stops)},
+        likelihood=likelihood(scores) if scores else None,
+        selection=selection_quality(scores) if scores and model.prompts.count > 1 else None,
+        ranking=ranking(ranks, turns=len(turns)),
+        metrics=run.measure(generations),
+        missing={"ranking": NO_CANDIDATES} if "ranking" in settings.parts and not ranks else {},
+        timings=run.seconds,
+    )
+    if output:
+        save_result(output, result)
+    return Evaluation(result, tuple(records), tuple(generations))
+
+
+def measure_again(
+    generations: Path, *, settings: Settings | None = None, output: Path | None = None
+) -> EvaluationResult:
+    """Text metrics of replies made before, without any model.
+
+    Args:
+        generations: a `generations.jsonl`.
+        settings: `profile`, `bertscore_model` and `seed` count.
+        output: a folder for `evaluation.json`.
+
+    Raises:
+        DataError: the file is missing or damaged.
+        ModelError: the encoder for BERTScore cannot be loaded.
+        StorageError: `output` cannot be written.
+    """
+    settings = settings or Settings()
+    begin = time.perf_counter()
+    replies = read_records(generations, Generation)
+    wanted = {"profile": settings.profile, "bertscore_model": settings.bertscore_model, "seed": settings.seed}
+    metrics = measure(replies, profile=settings.profile, bertscore_model=settings.bertscore_model, seed=settings.seed)
+    seconds = {"metrics": round(time.perf_counter() - begin, 3)}
+    settled = {"generations": str(generations), **wanted}
+    result = EvaluationResult(model=None, data=None, settings=settled, metrics=metrics, timings=seconds)
+    if output:
+        save_result(output, result)
+    return result
+
+
+class _Run:
+    """The parts of one evaluation, each timed, and empty where it was not asked for."""
+
+    def __init__(self, model: SPTModel, settings: Settings, progress: Progress | None) -> None:
+        self.model = model
+        self.settings = settings
+        self.progress = progress
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        self.seconds[part] = round(time.perf_counter() - begin, 3)
+
+    def score(self, turns: Sequence[ChosenTurn]) -> list[TurnScore]:
+        if "likelihood" not in self.settings.parts:
+            return []
+        with self.timed("likelihood"):
+            return score_turns(self.model, turns, token_budget=self.settings.token_budget, progress=self.progress)
+
+    def rank(self, turns: Sequence[ChosenTurn]) -> list[TurnRank]:
+        if "ranking" not in self.settings.parts:
+            return []
+        with self.timed("ranking"):
+            return rank_turns(self.model, turns, progress=self.progress)
+
+    def generate(self, turns: Sequence[ChosenTurn], output: Path | None) -> list[Generation]:
+        if "generation" not in self.settings.parts:
+            return []
+        decoding, budget = self.settings.decoding, self.settings.token_budget
+        try:
+            with self.timed("generation"):
+                made = generate_replies(
+                    self.model, turns, decoding=decoding, token_budget=budget, progress=self.progress
+                )
+        except GenerationInterrupted as stop:
+            if output and stop.done:
+                write_records(output / PARTIAL_NAME, stop.done)
+                raise GenerationInterrupted(stop.done, stop.total, output / PARTIAL_NAME) from None
+            raise
+        if output:
+            write_records(output / GENERATIONS_NAME, made)
+        return made
+
+    def measure(self, generations: Sequence[Generation]) -> MetricReport | None:
+        if not generations:
+            return None
+        with self.timed("metrics"):
+            wanted = self.settings
+            return measure(
+                generations, profile=wanted.profile, bertscore_model=wanted.bertscore_model, seed=wanted.seed
+            )
+
+
+def as_json(settings: Settings) -> dict[str, Any]:
+    """`settings` as they stand in `evaluation.json`."""
+    record: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
+    return record
+
+
+def occupied(output: Path) -> list[Path]:
+    """Files of an earlier evaluation in the folder `output`."""
+    return [output / name for name in FILES if (output / name).exists()]
+
+
+def _clear(output: Path) -> None:
+    """Remove an earlier evaluation's files: they do not belong to the ones that are about to be written."""
+    with storage_errors(output):
+        for path in occupied(output):
+            path.unlink()
+
+
+def _load_encoder(settings: Settings) -> None:
+    """Load BERTScore's encoder now: one that is not there must not be noticed after an hour of generation."""
+    if settings.bertscore_model and "generation" in settings.parts and bertscore.installed():
+        bertscore.load_encoder(settings.bertscore_model)

@@ -1,0 +1,119 @@
+"""Generated replies: batches, prompts, Ctrl-C, and metrics from the replies alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sptune.data.dialogue import Dialogue
+from sptune.errors import DataError, UsageError
+from sptune.evaluation.generation import Generation, GenerationInterrupted, generate_replies, measure
+from sptune.evaluation.records import read_records, write_records
+from sptune.evaluation.turns import choose_prompts
+from sptune.model.generate import Decoding
+from sptune.model.spt import SPTModel
+
+Dialogues = tuple[Dialogue, ...]
+SHORT = Decoding(max_new_tokens=6)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Callable[..., SPTModel]) -> SPTModel:
+    return tiny_model()
+
+
+@pytest.mark.parametrize("decoding", [SHORT, Decoding(max_new_tokens=5, num_beams=3)])
+def test_batches_equal_one_by_one(model: SPTModel, dialogues: Dialogues, decoding: Decoding) -> None:
+    turns = choose_prompts(model, dialogues, rule="sample")
+    alone = [generate_replies(model, [turn], decoding=decoding)[0] for turn in turns]
+    for budget in (1, 1000, 10**6):
+        assert generate_replies(model, turns, decoding=decoding, token_budget=budget) == alone
+    assert generate_replies(model, turns[::-1], decoding=decoding) == alone[::-1]
+    assert len({one.prediction for one in alone}) > 3
+
+
+def test_replies_are_those_of_the_model_on_the_gold_history(model: SPTModel, dialogues: Dialogues) -> None:
+    turns = choose_prompts(model, dialogues, prompt=1)
+    contexts = [turn.dialogue.context(turn.span.turn) for turn in turns]
+    wanted = model.generate(contexts, decoding=SHORT, prompt=1)
+    for turn, reply, got in zip(turns, wanted, generate_replies(model, turns, decoding=SHORT), strict=True):
+        assert (got.prediction, got.prompt, got.tokens) == (reply.text, 1, len(reply.tokens))
+        assert got.scores == pytest.approx(reply.selection.scores, abs=1e-6)
+        assert (got.persona, got.user, got.reference) == (turn.dialogue.persona, turn.turn.user, turn.turn.response)
+        assert (got.dialogue, got.turn) == (turn.dialogue.id, turn.span.turn)
+
+
+def test_sampling_is_repeatable_and_differs_between_batches(model: SPTModel, dialogues: Dialogues) -> None:
+    turns = choose_prompts(model, [dialogues[0], replace(dialogues[0], id="again")])
+    decoding = Decoding(max_new_tokens=8, temperature=5.0, seed=4)
+    first = generate_replies(model, turns, decoding=decoding, token_budget=1)
+    assert generate_replies(model, turns, decoding=decoding, token_budget=1) == first
+    assert first[0].prediction != first[3].prediction  # the same context in another batch
+
+
+def test_ctrl_c_keeps_what_is_done(model: SPTModel, dialogues: Dialogues) -> None:
+    turns = choose_prompts(model, dialogues)
+    whole = generate_replies(model, turns, decoding=SHORT)
+
+    def press(part: str, done: int, total: int) -> None:
+        if done >= 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(GenerationInterrupted, match=r"interrupted after \d+ of 13 replies") as stop:
+        generate_replies(model, turns, decoding=SHORT, token_budget=200, progress=press)
+    done = stop.value.done
+    assert 5 <= len(done) < len(turns)
+    assert isinstance(stop.value, KeyboardInterrupt)
+    assert list(done) == [one for one in whole if one in done]  # equal replies, in the order of the data
+
+
+def test_a_reply_that_does_not_fit_is_refused(model: SPTModel, dialogues: Dialogues) -> None:
+    with pytest.raises(UsageError, match=r"max_new_tokens.*window is 1024"):
+        generate_replies(model, choose_prompts(model, dialogues), decoding=Decoding(max_new_tokens=1000))
+
+
+def test_empty_replies_are_counted() -> None:
+    said = Generation("a", 0, ("i sail .",), "hi", "i sail .", "i sail .", 0, (1.0,), 0.0, 4)
+    report = measure([said, replace(said, turn=1, prediction="")], profile="paper")
+    assert (report.replies, report.empty_replies, report.values["empty"]) == (2, 1, 50.0)
+    assert report.values["f1"] == pytest.approx(50.0)
+
+
+def test_replies_survive_the_file(tmp_path: Path) -> None:
+    odd = 'tab\there, \u2028 separator, \x85 next line, \u00fc, \U0001f426, "quotes"\nand a break'
+    said = Generation("a", 0, (odd, ""), odd, odd, odd, 1, (0.1, 1 / 3), 0.1, 4)
+    path = tmp_path / "new" / "generations.jsonl"
+    write_records(path, [said, replace(said, prediction="")])
+    assert read_records(path, Generation) == [said, replace(said, prediction="")]
+    assert len(path.read_bytes().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"\n \n", "is empty"),
+        (b'{"dialogue": "a"', r":1: .*JSON"),
+        (b'{"dialogue": "a"}', r":1: turn: Field required"),
+        (b"\xff\xfe", "cannot be read"),
+    ],
+)
+def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "generations.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"generations\.jsonl.*{message}.*sptune evaluate --output"):
+        read_records(path, Generation)
+
+
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+    said = Generation("a", 0, (), "hi", "no", "yes", 0, (1.0,), 0.0, 1)
+    path = tmp_path / "generations.jsonl"
+    write_records(path, [said, said])
+    path.write_text(path.read_text(encoding="utf-8").replace('"turn": 0', '"turn": "first"', 2), encoding="utf-8")
+    with pytest.raises(DataError, match=r"generations\.jsonl:1: turn: .*integer"):
+        read_records(path, Generation)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_records(tmp_path / "missing.jsonl", Generation)

@@ -1,0 +1,264 @@
+"""A whole evaluation: what it computes, what it writes, and what it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sptune.data.dialogue import Dialogue
+from sptune.errors import DataError, ModelError, StorageError, UsageError
+from sptune.evaluation import run
+from sptune.evaluation.generation import Generation, GenerationInterrupted, measure
+from sptune.evaluation.records import read_records
+from sptune.evaluation.result import EvaluationResult, TurnRecord, load_result
+from sptune.evaluation.run import NO_CANDIDATES, Evaluation, Settings, Source, evaluate, measure_again, occupied
+from sptune.evaluation.scoring import likelihood, score_turns
+from sptune.evaluation.turns import choose_prompts
+from sptune.model.generate import Decoding
+from sptune.model.spt import SPTModel
+
+Dialogues = tuple[Dialogue, ...]
+QUICK = Settings(decoding=Decoding(max_new_tokens=5))
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Callable[..., SPTModel]) -> SPTModel:
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def talks(dialogues: Dialogues) -> Dialogues:
+    """The invented dialogues; the first has candidates."""
+    turns = [replace(turn, candidates=("no .", turn.response or "", "yes .")) for turn in dialogues[0].turns]
+    return (replace(dialogues[0], turns=tuple(turns)), *dialogues[1:])
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("evaluation")
+
+
+@pytest.fixture(scope="module")
+def whole(model: SPTModel, talks: Dialogues, output: Path) -> Evaluation:
+    source = Source("runs/a/adapter", "talks.jsonl", "1:4", "self")
+    return evaluate(model, talks, settings=QUICK, source=source, output=output)
+
+
+def test_every_part_is_there(whole: Evaluation, model: SPTModel, talks: Dialogues) -> None:
+    result = whole.result
+    assert result.likelihood == likelihood(score_turns(model, choose_prompts(model, talks)))
+    assert result.selection is not None
+    assert sum(result.selection.usage) == pytest.approx(1)
+    assert result.ranking is not None
+    assert (result.ranking.turns, result.ranking.turns_without_candidates) == (3, 10)
+    assert result.metrics is not None
+    assert result.metrics.replies == len(whole.generations) == len(whole.turns) == 13
+    assert result.missing == {}
+    assert set(result.timings) == {"loading", "likelihood", "ranking", "generation", "metrics"}
+
+
+def test_the_result_says_what_was_evaluated_and_how(whole: Evaluation, model: SPTModel) -> None:
+    result = whole.result
+    assert result.model is not None
+    assert (result.model.base, result.model.adapter) == ("tiny", "runs/a/adapter")
+    assert (result.model.prompts, result.model.prompt_length, result.model.dtype) == (3, 4, "float32")
+    assert result.data is not None
+    assert (result.data.path, result.data.split, result.data.dialogues, result.data.turns) == (
+        "talks.jsonl",
+        "1:4",
+        4,
+        13,
+    )
+    assert result.settings["decoding"]["max_new_tokens"] == 5
+    assert result.settings["stops"] == list(model.stops)
+    assert result.settings["parts"] == ["likelihood", "ranking", "generation"]
+
+
+def test_one_prompt_speaks_in_every_part(whole: Evaluation) -> None:
+    for turn, reply in zip(whole.turns, whole.generations, strict=True):
+        assert (turn.dialogue, turn.turn) == (reply.dialogue, reply.turn)
+        assert (turn.prompt, turn.scores, turn.margin) == (reply.prompt, reply.scores, reply.margin)
+
+
+def test_turn_records_hold_what_the_figures_are_made_of(whole: Evaluation) -> None:
+    found = whole.result.likelihood
+    assert found is not None
+    assert sum(turn.tokens or 0 for turn in whole.turns) == found.tokens
+    assert [turn.candidates for turn in whole.turns] == [3] * 3 + [None] * 10
+    ranks = [turn.rank for turn in whole.turns if turn.rank is not None]
+    assert whole.result.ranking is not None
+    assert whole.result.ranking.mrr == pytest.approx(sum(1 / rank for rank in ranks) / 3)
+
+
+def test_files_give_back_the_evaluation(whole: Evaluation, output: Path) -> None:
+    assert sorted(path.name for path in output.iterdir()) == ["evaluation.json", "generations.jsonl", "turns.jsonl"]
+    assert load_result(output) == load_result(output / "evaluation.json") == whole.result
+    assert tuple(read_records(output / "turns.jsonl", TurnRecord)) == whole.turns
+    assert tuple(read_records(output / "generations.jsonl", Generation)) == whole.generations
+
+
+def test_json_round_trip(whole: Evaluation) -> None:
+    record = json.loads(json.dumps(whole.result.to_json()))
+    assert EvaluationResult.from_json(record) == whole.result
+    assert record["schema_version"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema_version": 2}, "schema_version is 2"),
+        ({"likelihood": {"turns": 3}}, r"likelihood\.tokens: Field required"),
+        ({"timings": {"ranking": "long"}}, r"timings\.ranking.*number"),
+    ],
+)
+def test_a_strange_result_is_refused(whole: Evaluation, tmp_path: Path, change: dict, message: str) -> None:
+    path = tmp_path / "evaluation.json"
+    path.write_text(json.dumps(whole.result.to_json() | change), encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        load_result(path)
+    path.write_text("[1, 2", encoding="utf-8")
+    with pytest.raises(DataError, match=r"evaluation\.json: cannot be read"):
+        load_result(tmp_path)
+    path.write_text("[1, 2]", encoding="utf-8")
+    with pytest.raises(DataError, match="schema_version is None"):
+        load_result(tmp_path)
+
+
+@pytest.mark.parametrize("profile", ["paper", "standard"])
+def test_metrics_from_the_file_alone_are_the_same(whole: Evaluation, output: Path, profile: str) -> None:
+    again = measure_again(output / "generations.jsonl", settings=Settings(profile=profile))
+    assert again.metrics == measure(whole.generations, profile=profile)
+    assert (again.model, again.data, again.likelihood) == (None, None, None)
+    if profile == "paper":
+        assert again.metrics == whole.result.metrics
+    assert EvaluationResult.from_json(again.to_json()) == again
+
+
+def test_parts_that_are_not_asked_for_are_not_run(model: SPTModel, talks: Dialogues, tmp_path: Path) -> None:
+    only = evaluate(model, talks, settings=replace(QUICK, parts=("likelihood",)), output=tmp_path)
+    assert (only.result.ranking, only.result.metrics, only.generations, only.result.missing) == (None, None, (), {})
+    assert occupied(tmp_path) == [tmp_path / "evaluation.json", tmp_path / "turns.jsonl"]
+    ranked = evaluate(model, talks, settings=replace(QUICK, parts=("ranking",)))
+    assert (ranked.result.likelihood, ranked.result.selection) == (None, None)
+    assert ranked.turns[0].logprobs is None
+    assert ranked.turns[0].rank is not None
+
+
+def test_ranking_without_candidates_says_why(model: SPTModel, dialogues: Dialogues) -> None:
+    result = evaluate(model, dialogues, settings=replace(QUICK, parts=("ranking",))).result
+    assert (result.ranking, result.missing) == (None, {"ranking": NO_CANDIDATES})
+
+
+def test_a_new_evaluation_leaves_nothing_of_an_old_one(model: SPTModel, talks: Dialogues, tmp_path: Path) -> None:
+    evaluate(model, talks, settings=replace(QUICK, limit=1), output=tmp_path)
+    (tmp_path / "generations.partial.jsonl").touch()
+    (tmp_path / "notes.txt").touch()
+    evaluate(model, talks, settings=replace(QUICK, parts=("likelihood",)), output=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evaluation.json", "notes.txt", "turns.jsonl"]
+
+
+def test_limit_takes_the_first_dialogues(model: SPTModel, talks: Dialogues) -> None:
+    likely = replace(QUICK, parts=("likelihood",))
+    limited = evaluate(model, talks, settings=replace(likely, limit=2))
+    first = evaluate(model, talks[:2], settings=likely)
+    assert limited.turns == first.turns
+    assert limited.result.data == first.result.data
+
+
+def test_the_data_hash_is_that_of_the_dialogues(model: SPTModel, talks: Dialogues) -> None:
+    likely = replace(QUICK, parts=("likelihood",))
+    hashes = {
+        data.sha256 for part in (talks, talks[:3]) if (data := evaluate(model, part, settings=likely).result.data)
+    }
+    again = evaluate(model, list(talks), settings=likely).result.data
+    assert len(hashes) == 2
+    assert again is not None
+    assert again.sha256 in hashes
+
+
+def test_the_adapter_hash_is_that_of_its_file(model: SPTModel, talks: Dialogues, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path / "adapter")
+    digest = hashlib.sha256((tmp_path / "adapter" / "adapter_model.safetensors").read_bytes()).hexdigest()
+    found = evaluate(model, talks, settings=replace(QUICK, parts=("likelihood",), limit=1)).result.model
+    assert found is not None
+    assert (found.adapter_sha256, found.adapter) == (digest, None)
+
+
+def test_one_prompt_has_no_selection_and_no_adapter(tiny_model: Callable[..., SPTModel], talks: Dialogues) -> None:
+    result = evaluate(tiny_model(count=1, length=0), talks, settings=replace(QUICK, parts=("likelihood",))).result
+    assert result.selection is None
+    assert result.model is not None
+    assert (result.model.prompts, result.model.prompt_length, result.model.adapter_sha256) == (1, 0, None)
+
+
+def test_ctrl_c_keeps_turns_and_replies(model: SPTModel, talks: Dialogues, tmp_path: Path) -> None:
+    def press(part: str, done: int, total: int) -> None:
+        if part == "generation" and done:
+            raise KeyboardInterrupt
+
+    few = replace(QUICK, token_budget=300)
+    with pytest.raises(GenerationInterrupted) as stop:
+        evaluate(model, talks, settings=few, output=tmp_path, progress=press)
+    assert stop.value.saved == tmp_path / "generations.partial.jsonl"
+    assert tuple(read_records(stop.value.saved, Generation)) == stop.value.done
+    assert len(read_records(tmp_path / "turns.jsonl", TurnRecord)) == 13
+    assert not (tmp_path / "evaluation.json").exists()
+    with pytest.raises(GenerationInterrupted) as unsaved:
+        evaluate(model, talks, settings=few, progress=press)
+    assert unsaved.value.saved is None
+    assert unsaved.value.done == stop.value.done
+
+
+def test_a_metric_that_fails_costs_no_reply(
+    model: SPTModel, talks: Dialogues, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ModelError("the encoder broke")
+
+    monkeypatch.setattr(run, "measure", fail)
+    with pytest.raises(ModelError):
+        evaluate(model, talks, settings=QUICK, output=tmp_path)
+    assert len(read_records(tmp_path / "generations.jsonl", Generation)) == 13
+
+
+def test_an_encoder_that_is_not_there_is_noticed_first(model: SPTModel, talks: Dialogues, tmp_path: Path) -> None:
+    calls: list[str] = []
+    settings = replace(QUICK, bertscore_model=str(tmp_path / "none"))
+    with pytest.raises(ModelError, match="BERTScore encoder"):
+        evaluate(model, talks, settings=settings, progress=lambda part, *_: calls.append(part))
+    assert calls == []
+
+
+def test_replies_without_room_are_noticed_first(model: SPTModel, talks: Dialogues) -> None:
+    calls: list[str] = []
+    settings = Settings(decoding=Decoding(max_new_tokens=900))
+    with pytest.raises(UsageError, match=r"max_new_tokens: dialogue 'archivist', turn 6.*window is 1024"):
+        evaluate(model, talks, settings=settings, progress=lambda part, *_: calls.append(part))
+    assert calls == []
+
+
+def test_a_folder_that_cannot_be_written_is_a_storage_error(model: SPTModel, talks: Dialogues, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="cannot be written"):
+        evaluate(model, talks, settings=replace(QUICK, parts=("likelihood",)), output=tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"parts": ()}, "parts"),
+        ({"parts": ("likelihood", "rank")}, "likelihood,rank'"),
+        ({"profile": "own"}, "profile: 'own'"),
+        ({"rule": "best"}, "rule: 'best'"),
+        ({"limit": 0}, "limit: 0"),
+        ({"token_budget": 0}, "token_budget: 0"),
+    ],
+)
+def test_settings_are_checked(wrong: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Settings(**wrong)
