@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from sptune import __version__
 from sptune.errors import AdapterError
@@ -112,7 +112,7 @@ def save_adapter(folder: str | Path, adapter: Adapter, *, card: str) -> None:
         (partial / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
         (partial / "README.md").write_text(card, encoding="utf-8")
         tensors = {name: tensor.detach().cpu().float().contiguous().clone() for name, tensor in adapter.tensors.items()}
-        save_file(tensors, partial / WEIGHTS_NAME, metadata={"format": "pt"})
+        (partial / WEIGHTS_NAME).write_bytes(save(tensors, metadata={"format": "pt"}))
 
     write_atomically(Path(folder), write)
 
@@ -151,7 +151,7 @@ def _read_config(path: Path) -> AdapterConfig:
     if not isinstance(raw, dict):
         raise AdapterError(f"{path}: must hold a JSON object")
     version = raw.get("format_version")
-    if version != FORMAT_VERSION:
+    if type(version) is not int or version != FORMAT_VERSION:
         raise AdapterError(f"{path}: format_version is {version!r}; this sptune ({__version__}) reads {FORMAT_VERSION}; update sptune")
     try:
         return AdapterConfig.model_validate_json(text)

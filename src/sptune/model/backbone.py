@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,8 +35,11 @@ class Backbone(nn.Module):
     def __init__(self, model: PreTrainedModel, *, base: str, revision: str | None = None) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
+        _remove_dropout(model)
+        _remove_decoding_habits(model)
         self.base = base
         self.revision = revision
+        self._recomputes = False
         self.takes_position_ids = "position_ids" in _forward_parameters(self.body)
         self._probe()
 
@@ -60,6 +65,10 @@ class Backbone(nn.Module):
         table: Tensor = self.model.get_input_embeddings().weight
         return table
 
+    def vocabulary(self) -> Tensor:
+        """(V, D) what the model reads for each token: the table, times the embedding layer's own factor (Gemma)."""
+        return self.embed(torch.arange(self.embedding_table.shape[0], device=self.device))
+
     @property
     def device(self) -> torch.device:
         """Where the model is."""
@@ -81,7 +90,10 @@ class Backbone(nn.Module):
         return None
 
     def embedding_hash(self) -> str:
-        """SHA-256 of the word-embedding table in bfloat16: the same for every dtype the model is loaded in, other for another model."""
+        """SHA-256 of the word-embedding table in bfloat16: the same for a model loaded in float32 or bfloat16.
+
+        A model loaded in float16 has another: its table was rounded differently.
+        """
         table = self.embedding_table.detach().to("cpu", torch.bfloat16).contiguous()
         return hashlib.sha256(table.view(torch.uint8).numpy().tobytes()).hexdigest()
 
@@ -91,16 +103,18 @@ class Backbone(nn.Module):
 
     def checkpoint_activations(self) -> None:
         """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time."""
-        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        for module in self.model.modules():
-            if hasattr(module, "gradient_checkpointing"):
-                module.training = True  # the switch is only read in training mode; dropout modules stay in evaluation mode
+        settings = {"use_reentrant": False}
+        if hasattr(self.model, "activation_checkpointing_enable"):  # its name in newer versions of transformers
+            self.model.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
+        else:
+            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
+        self._recomputes = True
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Word embeddings of (B, T) ids: (B, T, D), without gradient."""
         with torch.no_grad():
             embeddings: Tensor = self.model.get_input_embeddings()(input_ids)
-        return embeddings
+        return embeddings.detach()  # recomputation has a hook that asks for their gradient
 
     def hidden(self, inputs_embeds: Tensor) -> Tensor:
         """Last hidden states of sequences padded on the right, if at all.
@@ -116,7 +130,8 @@ class Backbone(nn.Module):
         kwargs: dict[str, Any] = {}
         if self.takes_position_ids:
             kwargs["position_ids"] = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None]
-        output = self.body(inputs_embeds=inputs_embeds, use_cache=False, return_dict=True, **kwargs)
+        with self._recomputation():
+            output = self.body(inputs_embeds=inputs_embeds, use_cache=False, return_dict=True, **kwargs)
         state: Tensor = output.last_hidden_state
         return state
 
@@ -141,6 +156,19 @@ class Backbone(nn.Module):
         """See `sptune.model.target_logprobs.weighted_logits_logprobs`."""
         return weighted_logits_logprobs(hidden, targets, weights, head=self.head)
 
+    @contextmanager
+    def _recomputation(self) -> Iterator[None]:
+        """Let layers recompute where asked for: they do so in training mode only, in which they refuse a key-value cache."""
+        modules = self.model.modules() if self._recomputes and torch.is_grad_enabled() else ()
+        layers = [module for module in modules if hasattr(module, "gradient_checkpointing")]
+        for layer in layers:
+            layer.training = True
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.training = False
+
     @torch.no_grad()
     def _probe(self) -> None:
         vocabulary = self.embedding_table.shape[0]
@@ -161,6 +189,24 @@ class Backbone(nn.Module):
                     f"{self.base}: logits {name} differ from those from token ids by {difference:.2g} (at most {tolerance:g} is allowed); "
                     "this model needs more than input embeddings, so soft prompts cannot drive it"
                 )
+
+
+def _remove_dropout(model: nn.Module) -> None:
+    """Set every dropout rate to 0: layers that recompute are in training mode, and some draw dropout themselves (OPT)."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+
+
+def _remove_decoding_habits(model: PreTrainedModel) -> None:
+    """Forget the checkpoint's sampling settings and penalties, which would mix with a call's; keep its end of sequence."""
+    from transformers import GenerationConfig
+
+    if (habits := getattr(model, "generation_config", None)) is not None:
+        model.generation_config = GenerationConfig(eos_token_id=habits.eos_token_id)
 
 
 def _forward_parameters(module: nn.Module) -> set[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -97,12 +98,10 @@ def generate_tokens(
             f"max_new_tokens: prompt, context and {decoding.max_new_tokens} new tokens need {needed} places, the base model's window is {window}; "
             "lower max_new_tokens or template.max_length"
         )
-    if decoding.seed is not None:
-        torch.manual_seed(decoding.seed)
     stop = model.encoder.stop_id
     fallback = model.backbone.model.generation_config.eos_token_id
     ends = [stop] if stop is not None else ([fallback] if isinstance(fallback, int) else list(fallback or []))
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _seeded(decoding.seed, inputs.embeddings.device):
         # n-grams of the reply alone are what `no_repeat_ngram_size` means here
         warnings.filterwarnings("ignore", message="Passing `no_repeat_ngram_size`")
         output = model.backbone.model.generate(
@@ -157,6 +156,15 @@ def _options(decoding: Decoding) -> dict[str, Any]:
         "top_p": decoding.top_p if sampling else None,
     }
     return options
+
+
+@contextmanager
+def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    """Draw from `seed`, and leave torch's own random state as it was."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
 
 
 def _until(tokens: list[int], ends: Sequence[int]) -> list[int]:

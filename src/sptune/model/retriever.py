@@ -9,8 +9,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's usual name
 from torch import Tensor, nn
 
+from sptune.errors import RecipeError
+
 RetrieverKind = Literal["linear", "transformer", "mlp", "identity"]
 ScoreActivation = Literal["softplus", "relu", "leaky_relu"]
+HEADS = 4  # of the transformer kind, as published
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +61,11 @@ class Retriever(nn.Module):
         kind: `linear` (published default: one linear map of the mean embeddings), `mlp` (two layers), `transformer` (published alternative:
             2 layers, 4 heads, over the un-pooled embeddings) or `identity` (nothing to train but the prompts).
         dim: D, the embedding width.
-        hidden: width of g's output; D where None.
+        hidden: width of g's output, of kinds `linear` and `mlp`; D where None, and for the other kinds.
         activation: `softplus` (beta 10, threshold 1, as published), `relu` or `leaky_relu`: a similarity below 0 counts as (nearly) 0.
+
+    Raises:
+        RecipeError: kind `transformer` and a width that its heads do not divide.
     """
 
     def __init__(
@@ -68,7 +74,7 @@ class Retriever(nn.Module):
         super().__init__()
         self.kind = kind
         self.activation = activation
-        self.hidden = hidden or dim
+        self.hidden = hidden if hidden and kind in ("linear", "mlp") else dim
         self.register_buffer("centre", torch.zeros(dim))
         self.map: nn.Module = _make_map(kind, dim, self.hidden)
 
@@ -82,7 +88,7 @@ class Retriever(nn.Module):
             prompts: (K, L, D) soft prompts.
 
         Returns:
-            (n, K) scores s_ik in the range of the activation; 0 where L = 0.
+            (n, K) scores s_ik in the range of the activation; all equal where L = 0.
         """
         return self.score(self.encode_contexts(contexts), self.encode_prompts(prompts))
 
@@ -121,6 +127,10 @@ def _make_map(kind: RetrieverKind, dim: int, hidden: int) -> nn.Module:
     if kind == "mlp":
         return nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, hidden))
     if kind == "transformer":
-        layer = nn.TransformerEncoderLayer(dim, nhead=4, dim_feedforward=2 * dim, dropout=0.0, batch_first=True)
+        if dim % HEADS:
+            raise RecipeError(
+                f"retriever.kind=transformer: has {HEADS} heads, which do not divide the embedding width {dim}; use linear or mlp"
+            )
+        layer = nn.TransformerEncoderLayer(dim, nhead=HEADS, dim_feedforward=2 * dim, dropout=0.0, batch_first=True)
         return nn.TransformerEncoder(layer, num_layers=2, enable_nested_tensor=False)
     return nn.Identity()

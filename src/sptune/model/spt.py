@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from sptune.adapter import (
+    CONFIG_NAME,
     PROMPTS_KEY,
+    WEIGHTS_NAME,
     Adapter,
     AdapterConfig,
     BaseConfig,
@@ -128,7 +131,7 @@ class SPTModel(nn.Module):
         loaded = load_base(base) if isinstance(base, str) else base
         backbone = loaded.backbone
         generator = torch.Generator().manual_seed(seed)
-        prompts = sample_rows(backbone.embedding_table, count=num_prompts, length=prompt_length, generator=generator)
+        prompts = sample_rows(backbone.vocabulary(), count=num_prompts, length=prompt_length, generator=generator)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             scorer = Retriever(retriever, dim=backbone.embedding_dim)
@@ -161,10 +164,11 @@ class SPTModel(nn.Module):
             AdapterError: missing, damaged, or made for another base model.
             ModelError: the base model cannot be loaded.
         """
-        loaded_adapter = load_adapter(_local_folder(adapter))
+        loaded_adapter = load_adapter(local_folder(adapter))
         config = loaded_adapter.config
         if not isinstance(base, LoadedBase):
-            base = load_base(base or config.base.id, revision=config.base.revision, dtype=dtype, device=device)
+            revision = config.base.revision if base is None else None
+            base = load_base(base or config.base.id, revision=revision, dtype=dtype, device=device)
         if config.embedding_dim != base.backbone.embedding_dim:
             raise AdapterError(
                 f"{adapter}: made for embeddings of width {config.embedding_dim} ({config.base.id}); "
@@ -214,6 +218,8 @@ class SPTModel(nn.Module):
             UsageError: no such prompt, or the reply does not fit the window.
             DataError: a context that does not fit the window.
         """
+        if not contexts:
+            return []
         decoding = decoding or Decoding()
         ids = [self.encoder.encode_context(context).input_ids for context in contexts]
         generator = torch.Generator().manual_seed(decoding.seed) if decoding.seed is not None else None
@@ -269,6 +275,8 @@ class SPTModel(nn.Module):
     @torch.no_grad()
     def scores_of_ids(self, ids: Sequence[Sequence[int]]) -> Tensor:
         """Scores (n, K) of contexts given as token ids."""
+        if not ids:
+            return self.prompts.embeddings.new_zeros(0, self.prompts.count)
         device = self.backbone.device
         padded = pad_sequence([torch.tensor(row) for row in ids], batch_first=True).to(device)
         length = torch.tensor([len(row) for row in ids], device=device)
@@ -298,12 +306,10 @@ class SPTModel(nn.Module):
             ),
             stops=self.stops,
         )
-        tensors = {PROMPTS_KEY: self.prompts.embeddings.detach()}
-        tensors |= {f"retriever.{name}": tensor for name, tensor in self.retriever.state_dict().items()}
-        return Adapter(config, tensors)
+        return Adapter(config, self._tensors())
 
     def load_tensors(self, adapter: Adapter) -> None:
-        """Take the numbers of `adapter`, which must be of this model's shape.
+        """Take the numbers of `adapter`, which must be of this model's shape: all of them, or none.
 
         Raises:
             AdapterError: made for another base model, or of another shape.
@@ -313,18 +319,22 @@ class SPTModel(nn.Module):
                 f"the adapter was trained on {adapter.config.base.id!r}, whose embedding table differs from that of {self.backbone.base!r}; "
                 "give the base model it was trained on"
             )
-        retriever = {k.removeprefix("retriever."): v for k, v in adapter.tensors.items() if k != PROMPTS_KEY}
-        try:
-            self.retriever.load_state_dict(retriever)
-        except RuntimeError as error:
-            raise AdapterError(f"adapter_model.safetensors: the retriever does not fit: {' '.join(str(error).split())}") from error
-        if adapter.tensors[PROMPTS_KEY].shape != self.prompts.embeddings.shape:
-            raise AdapterError(
-                f"adapter_model.safetensors: prompts have shape {tuple(adapter.tensors[PROMPTS_KEY].shape)}, "
-                f"this model wants {tuple(self.prompts.embeddings.shape)}"
+        own = self._tensors()
+        for name in (*own, *adapter.tensors):
+            wanted, found = (
+                str(tuple(part[name].shape)) if name in part else "none" for part in (own, adapter.tensors)
             )
-        with torch.no_grad():
-            self.prompts.embeddings.copy_(adapter.tensors[PROMPTS_KEY])
+            if wanted != found:
+                raise AdapterError(
+                    f"{WEIGHTS_NAME}: shape of {name} is {found}, this model asks for {wanted}; get the adapter again"
+                )
+        for name, tensor in own.items():
+            tensor.copy_(adapter.tensors[name])
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """What is trained and saved, by the names it has in an adapter; the model's own storage."""
+        retriever = {f"retriever.{name}": tensor for name, tensor in self.retriever.state_dict().items()}
+        return {PROMPTS_KEY: self.prompts.embeddings.detach()} | retriever
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the adapter folder (docs/adapter-format.md).
@@ -367,19 +377,17 @@ class SPTModel(nn.Module):
         prompts = self.prompts.embeddings.to(embeddings.dtype)[:, None].expand(count, rows, length, dim)
         inputs = torch.cat([prompts, embeddings.expand(count, rows, tokens, dim)], dim=2)  # (K, B, L+T, D)
         hidden = self.backbone.hidden(inputs.flatten(0, 1))
-        return hidden.unflatten(0, (count, rows))
+        return hidden.view(count, rows, *hidden.shape[1:])
 
 
-def _local_folder(adapter: str | Path) -> Path:
+def local_folder(adapter: str | Path) -> Path:
     """The folder of an adapter; a hub id is downloaded (its two files alone)."""
-    path = Path(adapter).expanduser()
+    path = Path(os.path.expanduser(adapter))
     name = str(adapter)
     if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
         return path
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    from sptune.adapter import CONFIG_NAME, WEIGHTS_NAME
 
     try:
         return Path(snapshot_download(name, allow_patterns=[CONFIG_NAME, WEIGHTS_NAME]))

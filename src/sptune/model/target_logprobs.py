@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
+from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 Head = Callable[[Tensor], Tensor]  # (M, H) hidden states -> (M, V) logits
@@ -40,6 +40,7 @@ class _TargetLogprobs(torch.autograd.Function):
         return values
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: FunctionCtx, *upstream: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors  # type: ignore[attr-defined]
         return (gradient * upstream[0][:, None]).to(gradient.dtype), None, None, None
@@ -57,11 +58,13 @@ def target_logprobs(hidden: Tensor, targets: Tensor, *, head: Head, chunk: int =
     Returns:
         (M,) float32 log-probabilities in nats. Differentiable once, with respect to `hidden`.
     """
-    result: Tensor = _TargetLogprobs.apply(hidden, targets, head, chunk)
+    result: Tensor = _TargetLogprobs.apply(hidden, targets, head, chunk)  # type: ignore[no-untyped-call]
     return result
 
 
-def weighted_logits_logprobs(hidden: Tensor, targets: Tensor, weights: Tensor, *, head: Head, chunk: int = 128) -> Tensor:
+def weighted_logits_logprobs(
+    hidden: Tensor, targets: Tensor, weights: Tensor, *, head: Head, chunk: int = 128
+) -> Tensor:
     """Log-probability of each target under the softmax of the weighted sum of K logit vectors (fusion of the published code).
 
     Args:
@@ -76,11 +79,12 @@ def weighted_logits_logprobs(hidden: Tensor, targets: Tensor, weights: Tensor, *
     """
 
     def fused(rows: Tensor, ids: Tensor, mix: Tensor) -> Tensor:
-        logits = torch.einsum("kcv,ck->cv", head(rows).float(), mix.float())  # (C, V)
+        each = head(rows.flatten(0, 1)).float()  # (K * C, V), one product of matrices
+        logits = torch.einsum("kcv,ck->cv", each.view(*rows.shape[:2], each.shape[1]), mix.float())  # (C, V)
         return logits.gather(1, ids[:, None]).squeeze(1) - logits.logsumexp(1)
 
     parts = [
         checkpoint(fused, hidden[:, i : i + chunk], targets[i : i + chunk], weights[i : i + chunk], use_reentrant=False)
-        for i in range(0, targets.shape[0], chunk)
+        for i in range(0, max(1, targets.shape[0]), chunk)
     ]
     return torch.cat(parts)

@@ -1,0 +1,108 @@
+"""Templates: the text of a context, and which token ends a response."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sptune.data.dialogue import Dialogue, Turn
+from sptune.data.template import check_not_empty, make_template, stop_token_id
+from sptune.errors import DataError, ModelError, RecipeError
+from tiny import CLOSE, EOS, JINJA_TEMPLATE, byte_level_tokenizer
+
+TURNS = (Turn("hi", "hello"), Turn("and you ?"))
+
+
+def test_the_paper_template_is_the_published_form(tiny_tokenizer):
+    template = make_template("paper", tokenizer=tiny_tokenizer)
+    text = template.context(["i sail .", "i sing ."], TURNS)
+    assert text == "given persona: i sail . i sing .; context: Q: hi R: hello Q: and you ? R:"
+    assert template.glue == " "
+
+
+def test_the_chat_template_puts_the_persona_in_the_system_message(tiny_tokenizer):
+    text = make_template("chat", tokenizer=tiny_tokenizer).context(["i sail .", "i sing ."], TURNS)
+    assert text == (
+        "<|open|>system\ni sail .\ni sing .<|close|>\n<|open|>user\nhi<|close|>\n<|open|>assistant\nhello<|close|>\n"
+        "<|open|>user\nand you ?<|close|>\n<|open|>assistant\n"
+    )
+
+
+def test_a_persona_that_speaks_first_has_no_empty_user_message(tiny_tokenizer):
+    text = make_template("chat", tokenizer=tiny_tokenizer).context([], [Turn("", "morning !"), Turn("hi")])
+    assert text == "<|open|>assistant\nmorning !<|close|>\n<|open|>user\nhi<|close|>\n<|open|>assistant\n"
+
+
+def test_a_jinja_file_is_rendered_with_persona_and_turns(tiny_tokenizer, tmp_path: Path):
+    file = tmp_path / "own.jinja"
+    file.write_text(JINJA_TEMPLATE, encoding="utf-8")
+    template = make_template("jinja", tokenizer=tiny_tokenizer, file=file)
+    assert template.context(["i sail ."], TURNS) == "I am: i sail . \n- hi\n- hello\n- and you ?\n-"
+    assert template.glue == " "
+    assert make_template("jinja", tokenizer=tiny_tokenizer, source="{{ turns[-1].user }}\n").glue == ""
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for turn in turns %}",
+        "{{ nothing_of_that_name }}",
+        "{{ 1 / 0 }}",
+        "{{ persona + 1 }}",
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ persona.append('x') }}",
+    ],
+)
+def test_a_jinja_template_that_fails_or_escapes_is_a_recipe_error(tiny_tokenizer, source: str):
+    template = make_template("jinja", tokenizer=tiny_tokenizer, source=source)
+    with pytest.raises(RecipeError, match=r"template\.file: .*persona"):
+        template.context(["i sail ."], TURNS)
+
+
+def test_jinja_needs_a_readable_file_with_text(tiny_tokenizer, tmp_path: Path):
+    with pytest.raises(RecipeError, match=r"template\.file: missing"):
+        make_template("jinja", tokenizer=tiny_tokenizer)
+    with pytest.raises(RecipeError, match=r"cannot read .*absent\.jinja"):
+        make_template("jinja", tokenizer=tiny_tokenizer, file=tmp_path / "absent.jinja")
+    (tmp_path / "binary.jinja").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecipeError, match=r"cannot read .*binary\.jinja"):
+        make_template("jinja", tokenizer=tiny_tokenizer, file=tmp_path / "binary.jinja")
+    with pytest.raises(RecipeError, match="empty"):
+        make_template("jinja", tokenizer=tiny_tokenizer, source=" \n")
+
+
+def test_chat_needs_a_chat_template():
+    with pytest.raises(ModelError, match=r"template\.kind=chat.*template\.kind=paper"):
+        make_template("chat", tokenizer=byte_level_tokenizer(eos_token=EOS))
+
+
+def test_a_chat_template_that_refuses_is_a_model_error():
+    tokenizer = byte_level_tokenizer(eos_token=EOS)
+    tokenizer.chat_template = "{{ raise_exception('no system role here') }}"
+    with pytest.raises(ModelError, match="no system role here"):
+        make_template("chat", tokenizer=tokenizer).context(["i sail ."], TURNS)
+
+
+def test_the_stop_is_the_chat_templates_own_end_of_message(tiny_tokenizer):
+    paper, chat = (make_template(kind, tokenizer=tiny_tokenizer) for kind in ("paper", "chat"))
+    assert stop_token_id(chat, tiny_tokenizer) == tiny_tokenizer.convert_tokens_to_ids(CLOSE)
+    assert stop_token_id(paper, tiny_tokenizer) == tiny_tokenizer.eos_token_id
+
+
+def test_a_chat_template_that_ends_messages_with_plain_text_stops_with_eos():
+    tokenizer = byte_level_tokenizer(eos_token=EOS)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
+    assert stop_token_id(make_template("chat", tokenizer=tokenizer), tokenizer) == tokenizer.eos_token_id
+
+
+def test_no_end_of_sequence_token_is_a_model_error():
+    tokenizer = byte_level_tokenizer()
+    with pytest.raises(ModelError, match=r"no end-of-sequence token.*learn_stop=false"):
+        stop_token_id(make_template("paper", tokenizer=tokenizer), tokenizer)
+
+
+def test_a_dialogue_without_turns_is_refused():
+    empty = Dialogue("void", ("i sail .",), ())
+    with pytest.raises(DataError, match="'void' has no turns"):
+        check_not_empty(empty.id, empty.turns)

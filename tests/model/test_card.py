@@ -1,0 +1,44 @@
+"""The model card."""
+
+from __future__ import annotations
+
+import yaml
+
+from sptune.adapter import AdapterConfig, BaseConfig, RetrieverConfig, TemplateConfig
+from sptune.model.card import model_card
+
+
+def card_of(revision: str | None) -> str:
+    return model_card(
+        AdapterConfig(
+            base=BaseConfig(id="some/base", revision=revision, embedding_sha256="ab" * 32),
+            num_prompts=3,
+            prompt_length=7,
+            embedding_dim=576,
+            retriever=RetrieverConfig(kind="mlp", hidden=12, activation="relu"),
+            template=TemplateConfig(kind="chat"),
+        )
+    )
+
+
+def test_the_card_says_what_the_adapter_is():
+    card = card_of("v1.2")
+    for text in ("some/base", "v1.2", "3 x 7 x 576", "mlp, relu", "chat", "ab" * 32):
+        assert text in card
+    assert "revision" not in card_of(None)
+
+
+def test_the_hub_can_read_its_head():
+    head = yaml.safe_load(card_of(None).split("---")[1])
+    assert head["base_model"] == "some/base"
+    assert head["library_name"] == "sptune"
+
+
+def test_the_example_runs(tiny_model, tiny_base, tmp_path, monkeypatch, capsys):
+    import sptune.model.spt
+
+    monkeypatch.setattr(sptune.model.spt, "load_base", lambda *_, **__: tiny_base)
+    tiny_model().save_pretrained(tmp_path)
+    code = (tmp_path / "README.md").read_text().split("```python")[1].split("```")[0]
+    exec(code.replace("path/to/this/folder", str(tmp_path)), {})
+    assert capsys.readouterr().out.endswith("\n")
