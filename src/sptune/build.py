@@ -21,7 +21,8 @@ from sptune.model.generate import Decoding
 from sptune.model.load import LoadedBase, load_base
 from sptune.model.prompts import SoftPrompts
 from sptune.model.retriever import Retriever
-from sptune.model.spt import PAPER_STOPS, SPTModel
+from sptune.model.spt import SPTModel
+from sptune.text import PAPER_STOPS
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -140,10 +141,17 @@ def load_data(recipe: Recipe) -> RunData:
         test=read(e.path or d.path, e.split)[: e.limit] if recipe.evaluates else [],
     )
     for what, part in (("data.validation", data.validation), ("evaluation.split", data.test)):
-        common = {(t.persona, t.turns) for t in data.train} & {(t.persona, t.turns) for t in part}
+        common = set(map(_words, data.train)) & set(map(_words, part))
         if common:
-            raise DataError(f"{what}: {len(common)} of its dialogues are also trained on; choose ranges that do not meet (data.train)")
+            raise DataError(
+                f"{what}: {len(common)} of its dialogues are also trained on; choose ranges that do not meet (data.train)"
+            )
     return data
+
+
+def _words(dialogue: Dialogue) -> tuple[object, ...]:
+    """What is said in a dialogue, wherever it stands and whatever its id and candidates are."""
+    return dialogue.persona, tuple((turn.user, turn.response) for turn in dialogue.turns)
 
 
 def make_template_of(recipe: Recipe, base: LoadedBase) -> Template:
@@ -160,7 +168,8 @@ def make_encoder(recipe: Recipe, base: LoadedBase) -> DialogueEncoder:
     window = base.backbone.window
     if window is not None and recipe.template.max_length > window:
         raise RecipeError(
-            f"template.max_length: {recipe.template.max_length} exceeds the window of {recipe.model.base}, {window} tokens; set it to {window} or less"
+            f"template.max_length: {recipe.template.max_length} exceeds the window of {recipe.model.base}, {window} tokens; "
+            f"set it to {window} or less"
         )
     return DialogueEncoder(
         base.tokenizer,
@@ -194,7 +203,7 @@ def initial_prompts(recipe: Recipe, base: LoadedBase) -> torch.Tensor:
         AdapterError: a prompts file that is damaged.
     """
     p = recipe.prompts
-    table = base.backbone.embedding_table.detach()
+    table = base.backbone.vocabulary()
     generator = torch.Generator().manual_seed(recipe.seed)
     if p.init == "file":
         return _prompts_from_file(recipe, table)
@@ -250,5 +259,7 @@ def count_truncation(encoder: DialogueEncoder, dialogues: Sequence[Dialogue]) ->
             responses.append(response)
             truncated += tokens.dropped_turns > 0
             too_long += encoder.window is not None and encoder.prompt_length + contexts[-1] + response > encoder.window
-    turns = len(contexts) if not too_long else sum(turn.response is not None for talk in dialogues for turn in talk.turns)
+    turns = (
+        len(contexts) if not too_long else sum(turn.response is not None for talk in dialogues for turn in talk.turns)
+    )
     return TruncationReport(turns, truncated, too_long, summary(contexts), summary(responses))

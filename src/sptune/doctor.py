@@ -110,7 +110,7 @@ def _processor() -> Finding:
 
 
 def _memory() -> Finding:
-    import psutil  # type: ignore[import-untyped]
+    import psutil
 
     memory = psutil.virtual_memory()
     total, free = int(memory.total), int(memory.available)

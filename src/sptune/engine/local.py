@@ -189,7 +189,7 @@ def _overlap(text: str, stop: str) -> int:
     return next((size for size in range(len(stop) - 1, 0, -1) if text.endswith(stop[:size])), 0)
 
 
-class _Ends(StoppingCriteria):  # type: ignore[misc]  # transformers is not followed by mypy
+class _Ends(StoppingCriteria):
     """Ends a row once its text holds a stop, and every row once `closed` is set."""
 
     def __init__(self, model: SPTModel, stops: Sequence[str], closed: threading.Event) -> None:
@@ -212,7 +212,7 @@ class _Ends(StoppingCriteria):  # type: ignore[misc]  # transformers is not foll
         return any(stop in text for stop in self._stops)
 
 
-class _Tokens(BaseStreamer):  # type: ignore[misc]  # transformers is not followed by mypy
+class _Tokens(BaseStreamer):
     """Hands each new token to a queue."""
 
     def __init__(self, fresh: SimpleQueue[list[int] | None]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,34 +11,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from sptune.adapter import (
-    CONFIG_NAME,
-    PROMPTS_KEY,
-    WEIGHTS_NAME,
-    Adapter,
-    AdapterConfig,
-    BaseConfig,
-    RetrieverConfig,
-    TemplateConfig,
-    load_adapter,
-    save_adapter,
-)
+from sptune.adapter import PROMPTS_KEY, Adapter, load_adapter, save_adapter
 from sptune.data.encoder import DialogueEncoder
-from sptune.data.template import JinjaTemplate, TemplateKind, make_template
+from sptune.data.template import TemplateKind, make_template
 from sptune.errors import AdapterError
+from sptune.model import saved
 from sptune.model.generate import Decoding, PromptedContext, generate_tokens
+from sptune.model.hub import local_folder, upload
 from sptune.model.load import DEFAULT_MODEL, Dtype, LoadedBase, load_base
 from sptune.model.prompts import SoftPrompts, sample_rows
 from sptune.model.retriever import Contexts, Retriever, RetrieverKind
 from sptune.model.selection import Selection, SelectionRule, select
-from sptune.text import cut_reply
+from sptune.text import PAPER_STOPS, cut_reply
 
 if TYPE_CHECKING:
     from sptune.data.batch import TokenBatch
     from sptune.data.dialogue import Dialogue
     from sptune.model.backbone import Backbone
-
-PAPER_STOPS = ("\n", "R:", "Q:", ":")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +113,10 @@ class SPTModel(nn.Module):
         Raises:
             ModelError: the base model cannot be loaded or driven by input embeddings.
 
-        >>> import sptune                                                      # doctest: +SKIP
-        >>> model = sptune.SPTModel.from_base("smollm2-135m", num_prompts=4)   # doctest: +SKIP
+        >>> import sptune
+        >>> model = sptune.SPTModel.from_base("smollm2-135m", num_prompts=4, prompt_length=8)
+        >>> model.prompts.embeddings.shape
+        torch.Size([4, 8, 576])
         """
         loaded = load_base(base) if isinstance(base, str) else base
         backbone = loaded.backbone
@@ -155,7 +145,7 @@ class SPTModel(nn.Module):
         """The model of a trained adapter.
 
         Args:
-            adapter: an adapter folder, or a hub id `owner/name`.
+            adapter: an adapter folder, a run folder, or a hub id `owner/name`.
             base: the base model, where it lies elsewhere than the adapter says, or what `load_base` returned.
             dtype: of the base model.
             device: of the base model.
@@ -163,6 +153,11 @@ class SPTModel(nn.Module):
         Raises:
             AdapterError: missing, damaged, or made for another base model.
             ModelError: the base model cannot be loaded.
+
+        >>> import sptune
+        >>> sptune.SPTModel.from_base(num_prompts=2).save_pretrained("adapter")
+        >>> sptune.SPTModel.from_pretrained("adapter").prompts.count
+        2
         """
         loaded_adapter = load_adapter(local_folder(adapter))
         config = loaded_adapter.config
@@ -174,24 +169,9 @@ class SPTModel(nn.Module):
                 f"{adapter}: made for embeddings of width {config.embedding_dim} ({config.base.id}); "
                 f"{base.backbone.base} has width {base.backbone.embedding_dim}; give the base model it was trained on"
             )
-        template = config.template
-        encoder = DialogueEncoder(
-            base.tokenizer,
-            make_template(template.kind, tokenizer=base.tokenizer, source=template.source),
-            max_length=template.max_length,
-            prompt_length=config.prompt_length,
-            reserve=template.reserve,
-            learn_stop=template.learn_stop,
-            window=base.backbone.window,
-        )
-        scorer = Retriever(
-            config.retriever.kind,
-            dim=config.embedding_dim,
-            hidden=config.retriever.hidden,
-            activation=config.retriever.activation,
-        )
+        scorer = saved.make_retriever(config, loaded_adapter.tensors)
         prompts = SoftPrompts(loaded_adapter.tensors[PROMPTS_KEY])
-        model = cls(base.backbone, prompts, scorer, encoder, stops=config.stops)
+        model = cls(base.backbone, prompts, scorer, saved.make_encoder(config, base), stops=config.stops)
         model.load_tensors(loaded_adapter)
         return model
 
@@ -269,6 +249,11 @@ class SPTModel(nn.Module):
 
         Returns:
             (n, K) float32. A context's scores do not depend on what else is in the list.
+
+        >>> import sptune
+        >>> talk = sptune.Dialogue("talk", persona=("I keep bees.",), turns=(sptune.Turn("What do you do on Sundays?"),))
+        >>> sptune.SPTModel.from_base(num_prompts=4).scores([talk]).shape
+        torch.Size([1, 4])
         """
         return self.scores_of_ids([self.encoder.encode_context(context).input_ids for context in contexts])
 
@@ -286,27 +271,7 @@ class SPTModel(nn.Module):
 
     def adapter(self) -> Adapter:
         """The trained part, ready to be saved."""
-        encoder, template = self.encoder, self.encoder.template
-        config = AdapterConfig(
-            base=BaseConfig(
-                id=self.backbone.base, revision=self.backbone.revision, embedding_sha256=self.backbone.embedding_hash()
-            ),
-            num_prompts=self.prompts.count,
-            prompt_length=self.prompts.length,
-            embedding_dim=self.backbone.embedding_dim,
-            retriever=RetrieverConfig(
-                kind=self.retriever.kind, hidden=self.retriever.hidden, activation=self.retriever.activation
-            ),
-            template=TemplateConfig(
-                kind=template.kind,
-                source=template.source if isinstance(template, JinjaTemplate) else None,
-                max_length=encoder.max_length,
-                reserve=encoder.reserve,
-                learn_stop=encoder.learn_stop,
-            ),
-            stops=self.stops,
-        )
-        return Adapter(config, self._tensors())
+        return Adapter(saved.describe(self), self._tensors())
 
     def load_tensors(self, adapter: Adapter) -> None:
         """Take the numbers of `adapter`, which must be of this model's shape: all of them, or none.
@@ -320,14 +285,7 @@ class SPTModel(nn.Module):
                 "give the base model it was trained on"
             )
         own = self._tensors()
-        for name in (*own, *adapter.tensors):
-            wanted, found = (
-                str(tuple(part[name].shape)) if name in part else "none" for part in (own, adapter.tensors)
-            )
-            if wanted != found:
-                raise AdapterError(
-                    f"{WEIGHTS_NAME}: shape of {name} is {found}, this model asks for {wanted}; get the adapter again"
-                )
+        saved.check_shapes(own, adapter.tensors)
         for name, tensor in own.items():
             tensor.copy_(adapter.tensors[name])
 
@@ -342,6 +300,12 @@ class SPTModel(nn.Module):
         Raises:
             StorageError: the folder cannot be written.
             AdapterError: a number is not finite.
+
+        >>> import sptune
+        >>> from pathlib import Path
+        >>> sptune.SPTModel.from_base().save_pretrained("adapter")
+        >>> sorted(path.name for path in Path("adapter").iterdir())
+        ['README.md', 'adapter_config.json', 'adapter_model.safetensors']
         """
         from sptune.model.card import model_card
 
@@ -358,17 +322,12 @@ class SPTModel(nn.Module):
 
         Returns:
             The commit's address.
+
+        >>> import sptune
+        >>> sptune.SPTModel.from_base().push_to_hub("me/bees")  # doctest: +SKIP
+        'https://huggingface.co/me/bees/commit/...'
         """
-        import tempfile
-
-        from huggingface_hub import HfApi
-
-        api = HfApi(token=token)
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(Path(folder) / "adapter")
-            commit = api.upload_folder(repo_id=repo_id, folder_path=Path(folder) / "adapter")
-        return str(commit.commit_url)
+        return upload(self.save_pretrained, repo_id, private=private, token=token)
 
     def _run(self, embeddings: Tensor) -> Tensor:
         """Hidden states (K, B, L+T, H) of [SP_k; sequence] for every prompt and sequence, in one pass."""
@@ -378,18 +337,3 @@ class SPTModel(nn.Module):
         inputs = torch.cat([prompts, embeddings.expand(count, rows, tokens, dim)], dim=2)  # (K, B, L+T, D)
         hidden = self.backbone.hidden(inputs.flatten(0, 1))
         return hidden.view(count, rows, *hidden.shape[1:])
-
-
-def local_folder(adapter: str | Path) -> Path:
-    """The folder of an adapter; a hub id is downloaded (its two files alone)."""
-    path = Path(os.path.expanduser(adapter))
-    name = str(adapter)
-    if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        return path
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=[CONFIG_NAME, WEIGHTS_NAME]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise AdapterError(f"{name}: no such folder, and the hub does not give it ({' '.join(str(error).split())[:200]})") from error

@@ -1,0 +1,116 @@
+"""A whole recipe, the combinations that cannot work, and what `paper_exact` changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from sptune.config.sections import (
+    DataSection,
+    EvaluationSection,
+    LossesSection,
+    ModelSection,
+    PromptsSection,
+    RetrieverSection,
+    Section,
+    TemplateSection,
+    TrainingSection,
+)
+
+# What `paper_exact: true` changes the defaults to; a key that the recipe sets itself wins. Source: arXiv 2406.18187 and its published code.
+PAPER_EXACT: dict[str, Any] = {
+    "template.kind": "paper",  # the published text form
+    "template.max_length": 512,  # published limit
+    "template.learn_stop": False,  # the published code learns no end of a response; replies are cut at stop texts
+    "prompts.count": 4,  # best at K <= 4 (paper, ablation on K)
+    "prompts.length": 8,  # OPT; 1 for Llama2-7B
+    "retriever.kind": "linear",  # published default of g
+    "retriever.activation": "softplus",  # beta 10, threshold 1
+    "retriever.centre": False,  # the published retriever reads raw mean embeddings
+    "losses.selection.weight": 0.4,  # OPT; 1.0 for Llama2-7B
+    "losses.selection.teacher_temperature": 1.0,  # tau_g
+    "losses.selection.student_temperature": 1.0,  # tau_s
+    "losses.contrastive.weight": 0.4,  # OPT; 1.0 for Llama2-7B
+    "losses.contrastive.similar": "attract",  # published code; the summary of the paper says repel
+    "losses.contrastive.similarity": "persona_bleu",  # M: sentence BLEU of the joined persona sentences
+    "losses.contrastive.threshold": 20.0,  # Gamma
+    "losses.contrastive.same_dialogue": True,  # the published code pairs all contexts of a batch
+    "losses.fusion.weight": 1.0,
+    "losses.fusion.kind": "score_weighted_logits",  # published code; the paper states averaged probabilities
+    "losses.update": "all",  # every prompt learns from every example
+    "training.optimizer": "adamw_torch",  # with weight_decay 0: Adam
+    "training.weight_decay": 0.0,
+    "training.prompt_lr": 1e-4,  # 1e-5 in some published configurations
+    "training.retriever_lr": 1e-4,
+    "training.epochs": 1.0,
+    "evaluation.max_new_tokens": 32,
+    "evaluation.num_beams": 1,  # greedy for the tables
+}
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    name: str = Field(
+        "run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="letters, digits, dot, dash, underscore"
+    )
+    output: str | None = Field(None, description="run folder; null is runs/NAME")
+    seed: int = Field(0, ge=0, lt=2**32, description="of prompts, retriever, order of batches, noise and sampling")
+    paper_exact: bool = Field(False, strict=True, description="defaults as in the published code, see below")
+    model: ModelSection = ModelSection()
+    data: DataSection = DataSection()
+    template: TemplateSection = TemplateSection()
+    prompts: PromptsSection = PromptsSection()
+    retriever: RetrieverSection = RetrieverSection()
+    losses: LossesSection = LossesSection()
+    training: TrainingSection = TrainingSection()
+    evaluation: EvaluationSection = EvaluationSection()
+
+    @model_validator(mode="after")
+    def _combinations(self) -> Recipe:
+        faults = list(_impossible(self))
+        if faults:
+            raise ValueError("\n".join(faults))
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.output) if self.output else Path("runs") / self.name
+
+    @property
+    def validates(self) -> bool:
+        """Whether there are validation dialogues."""
+        return self.data.validation is not None or self.data.validation_path is not None
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether there are test dialogues."""
+        return self.evaluation.split is not None or self.evaluation.path is not None
+
+
+def _impossible(recipe: Recipe) -> Iterator[str]:
+    """Combinations that cannot work, in words."""
+    room = recipe.template.max_length - recipe.template.reserve - recipe.prompts.length
+    if room < 16:
+        yield (
+            f"template.max_length: {recipe.template.max_length} leaves {room} tokens for a context beside template.reserve="
+            f"{recipe.template.reserve} and prompts.length={recipe.prompts.length}; raise it to {recipe.template.max_length - room + 16} or more"
+        )
+    if recipe.template.kind == "jinja" and not recipe.template.file:
+        yield "template.file: missing; template.kind=jinja needs the path of a Jinja file"
+    if recipe.prompts.init == "text" and not (recipe.prompts.text or "").strip():
+        yield "prompts.text: missing; prompts.init=text needs a text"
+    if recipe.prompts.init == "file" and not recipe.prompts.file:
+        yield "prompts.file: missing; prompts.init=file needs an adapter folder"
+    if recipe.losses.contrastive.similarity == "encoder" and not recipe.losses.contrastive.encoder:
+        yield "losses.contrastive.encoder: missing; similarity=encoder needs a sentence encoder's folder or hub id"
+    if recipe.losses.llm_weight == 0 and recipe.losses.fusion.weight == 0:
+        yield "losses.llm_weight: 0 with losses.fusion.weight=0 trains no prompt; set one of them above 0"
+    if recipe.retriever.hidden is not None and recipe.retriever.kind in ("identity", "transformer"):
+        yield f"retriever.hidden: retriever.kind={recipe.retriever.kind} keeps the embedding width; leave it out, or choose linear or mlp"
+    if recipe.training.early_stopping and not recipe.validates:
+        yield "training.early_stopping: needs validation dialogues; set data.validation or data.validation_path"

@@ -1,0 +1,85 @@
+"""Between a model's modules and the adapter on disk: describe a model, and rebuild its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+
+from sptune.adapter import WEIGHTS_NAME, AdapterConfig, BaseConfig, RetrieverConfig, TemplateConfig
+from sptune.data.encoder import DialogueEncoder
+from sptune.data.template import JinjaTemplate, make_template
+from sptune.errors import AdapterError
+from sptune.model.retriever import Retriever
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sptune.model.load import LoadedBase
+    from sptune.model.spt import SPTModel
+
+
+def describe(model: SPTModel) -> AdapterConfig:
+    """`adapter_config.json` of a model."""
+    encoder, template, backbone, retriever = model.encoder, model.encoder.template, model.backbone, model.retriever
+    return AdapterConfig(
+        base=BaseConfig(id=backbone.base, revision=backbone.revision, embedding_sha256=backbone.embedding_hash()),
+        num_prompts=model.prompts.count,
+        prompt_length=model.prompts.length,
+        embedding_dim=backbone.embedding_dim,
+        retriever=RetrieverConfig(kind=retriever.kind, hidden=retriever.hidden, activation=retriever.activation),
+        template=TemplateConfig(
+            kind=template.kind,
+            source=template.source if isinstance(template, JinjaTemplate) else None,
+            max_length=encoder.max_length,
+            reserve=encoder.reserve,
+            learn_stop=encoder.learn_stop,
+        ),
+        stops=model.stops,
+    )
+
+
+def make_encoder(config: AdapterConfig, base: LoadedBase) -> DialogueEncoder:
+    """The encoder that an adapter was trained with, on its base model."""
+    template = config.template
+    return DialogueEncoder(
+        base.tokenizer,
+        make_template(template.kind, tokenizer=base.tokenizer, source=template.source),
+        max_length=template.max_length,
+        prompt_length=config.prompt_length,
+        reserve=template.reserve,
+        learn_stop=template.learn_stop,
+        window=base.backbone.window,
+    )
+
+
+def make_retriever(config: AdapterConfig, tensors: Mapping[str, Tensor]) -> Retriever:
+    """An adapter's retriever, still without its numbers. Shapes are compared before memory is taken for them.
+
+    Raises:
+        AdapterError: the tensors do not have the shapes that the configuration asks for.
+    """
+
+    def build() -> Retriever:
+        kind, r = config.retriever.kind, config.retriever
+        return Retriever(kind, dim=config.embedding_dim, hidden=r.hidden, activation=r.activation)
+
+    with torch.device("meta"):
+        wanted = {f"retriever.{name}": tensor for name, tensor in build().state_dict().items()}
+    check_shapes(wanted, {name: tensor for name, tensor in tensors.items() if name.startswith("retriever.")})
+    return build()
+
+
+def check_shapes(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are not of the wanted names and shapes.
+
+    Raises:
+        AdapterError: names the first tensor that is missing, unknown or of another shape.
+    """
+    for name in (*wanted, *found):
+        ask, have = (str(tuple(part[name].shape)) if name in part else "none" for part in (wanted, found))
+        if ask != have:
+            raise AdapterError(
+                f"{WEIGHTS_NAME}: shape of {name} is {have}, this model asks for {ask}; get the adapter again"
+            )

@@ -1,0 +1,95 @@
+"""Is the difference between two evaluations of the same turns more than chance? Paired bootstrap over dialogues."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sptune.evaluation.generation import Generation
+from sptune.evaluation.metrics.f1 import unigram_f1
+from sptune.evaluation.metrics.profile import PROFILES, Reply, corpus_scores
+from sptune.report.run_folder import Evaluated
+from sptune.evaluation.result import TurnRecord
+from sptune.evaluation.significance import BootstrapResult, Scores, paired_bootstrap
+
+Differences: TypeAlias = dict[str, BootstrapResult]
+"""Metric -> difference."""
+
+SAMPLES = 1000
+LEVEL = 0.95
+
+
+def differences(a: Evaluated, b: Evaluated) -> Differences:
+    """Differences a - b with their intervals.
+
+    Args:
+        a: the first evaluation.
+        b: the second, of the same turns.
+
+    Returns:
+        perplexity (under the chosen prompts), f1, bleu, dist1, dist2 -> difference. Those that cannot be computed are
+        left out: all of them where the evaluations are of different turns, or of fewer than two dialogues.
+    """
+    return _of_likelihood(a.turns, b.turns) | _of_replies(a, b)
+
+
+def comparable(a: Evaluated, b: Evaluated) -> list[str]:
+    """In which respects two evaluations differ that should not."""
+    found = []
+    if a.result.data and b.result.data and a.result.data.sha256 != b.result.data.sha256:
+        found.append("the dialogues")
+    names = {"profile": "the rules of the metrics", "decoding": "the decoding"}
+    pairs = ((text, a.result.settings.get(key), b.result.settings.get(key)) for key, text in names.items())
+    found += [text for text, left, right in pairs if left is not None and right is not None and left != right]
+    if a.result.model and b.result.model and a.result.model.template != b.result.model.template:
+        found.append("the template")
+    return found
+
+
+def _of_likelihood(a: tuple[TurnRecord, ...], b: tuple[TurnRecord, ...]) -> Differences:
+    clusters = [turn.dialogue for turn in a]
+    if not _same(a, b) or any(turn.logprobs is None for turn in (*a, *b)):
+        return {}
+    return {"perplexity": _compare(_perplexity_of_rows(a), _perplexity_of_rows(b), clusters)}
+
+
+def _of_replies(a: Evaluated, b: Evaluated) -> Differences:
+    profile = a.result.settings.get("profile")
+    if (
+        not _same(a.generations, b.generations)
+        or profile != b.result.settings.get("profile")
+        or profile not in PROFILES
+    ):
+        return {}
+    clusters = [one.dialogue for one in a.generations]
+    f1 = [
+        [unigram_f1(one.prediction, one.reference, PROFILES[profile].f1) for one in part.generations] for part in (a, b)
+    ]
+    left, right = (corpus_scores(_replies(part.generations), profile) for part in (a, b))
+    corpora = {name: _compare(left[name], right[name], clusters) for name in left}
+    return {"f1": _compare(f1[0], f1[1], clusters), **corpora}
+
+
+def _compare(a: Scores, b: Scores, clusters: list[str]) -> BootstrapResult:
+    return paired_bootstrap(a, b, clusters, samples=SAMPLES, level=LEVEL)
+
+
+def _same(
+    a: tuple[TurnRecord, ...] | tuple[Generation, ...], b: tuple[TurnRecord, ...] | tuple[Generation, ...]
+) -> bool:
+    turns = [(one.dialogue, one.turn) for one in a]
+    return turns == [(one.dialogue, one.turn) for one in b] and len({dialogue for dialogue, _ in turns}) > 1
+
+
+def _replies(generations: tuple[Generation, ...]) -> list[Reply]:
+    return [Reply(one.prediction, one.reference, one.persona, one.dialogue, one.turn) for one in generations]
+
+
+def _perplexity_of_rows(turns: tuple[TurnRecord, ...]) -> Callable[[NDArray[np.intp]], float]:
+    nll = np.array([-(turn.logprobs or ())[turn.prompt] for turn in turns])
+    tokens = np.array([turn.tokens or 0 for turn in turns])
+    return lambda rows: math.exp(float(nll[rows].sum()) / max(1, int(tokens[rows].sum())))

@@ -1,0 +1,157 @@
+"""Training checkpoints: an adapter, the optimizer's state and the trainer's, in safetensors and JSON, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from sptune.adapter import load_adapter
+from sptune.errors import AdapterError, TrainingError
+
+if TYPE_CHECKING:
+    from sptune.model.spt import SPTModel
+
+PREFIX = "checkpoint-"
+ADAPTER = "adapter"
+TENSORS = "optimizer.safetensors"
+STATE = "optimizer.json"
+TRAINER_STATE = "trainer_state.json"
+MANIFEST = "manifest.json"
+DAMAGE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    SafetensorError,
+)  # what reading a damaged file raises
+
+_log = logging.getLogger(__name__)
+
+
+def write_checkpoint(folder: Path, *, model: SPTModel, optimizer: Any, scheduler: Any, trainer_state: str) -> None:
+    """Write everything that resuming needs into a new folder. Call it through `sptune.files.write_atomically`.
+
+    There is no state of random generators to keep: the order of batches depends on (seed, epoch), the teacher's noise on (seed, step), and a
+    frozen model has no dropout.
+    """
+    folder.mkdir()
+    model.save_pretrained(folder / ADAPTER)
+    tensors, state = split_state(optimizer.state_dict())
+    (folder / TENSORS).write_bytes(save(tensors))
+    text = json.dumps({"optimizer": state, "scheduler": scheduler.state_dict()}, allow_nan=False)
+    (folder / STATE).write_text(text, encoding="utf-8")
+    (folder / TRAINER_STATE).write_text(trainer_state, encoding="utf-8")
+    sizes = {str(file.relative_to(folder)): file.stat().st_size for file in sorted(folder.rglob("*")) if file.is_file()}
+    (folder / MANIFEST).write_text(json.dumps(sizes, indent=2), encoding="utf-8")
+
+
+def split_state(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """An optimizer's `state_dict` as tensors by name (`parameter.key`) and JSON for the rest."""
+    tensors: dict[str, torch.Tensor] = {}
+    plain: dict[str, dict[str, Any]] = {}
+    for parameter, values in state["state"].items():
+        plain[str(parameter)] = {}
+        for key, value in values.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"{parameter}.{key}"] = value.detach().cpu().contiguous().clone()
+            else:
+                plain[str(parameter)][key] = value
+    return tensors, {"state": plain, "param_groups": state["param_groups"]}
+
+
+def join_state(tensors: dict[str, torch.Tensor], plain: dict[str, Any]) -> dict[str, Any]:
+    """The `state_dict` that `split_state` took apart."""
+    state = {int(parameter): dict(values) for parameter, values in plain["state"].items()}
+    for name, tensor in tensors.items():
+        parameter, key = name.split(".", 1)
+        state[int(parameter)][key] = tensor
+    return {"state": state, "param_groups": plain["param_groups"]}
+
+
+def load_weights(folder: Path, model: SPTModel) -> None:
+    """Put a checkpoint's prompts and retriever into `model`.
+
+    Raises:
+        AdapterError: the checkpoint's adapter is damaged or of another shape.
+    """
+    model.load_tensors(load_adapter(folder / ADAPTER))
+
+
+def load_optimizer(folder: Path, *, optimizer: Any, scheduler: Any) -> None:
+    """Put a checkpoint's optimizer and scheduler state back.
+
+    Raises:
+        TrainingError: the files are damaged.
+    """
+    try:
+        state = _read_state(folder)
+        optimizer.load_state_dict(state["optimizer"])
+        scheduler.load_state_dict(state["scheduler"])
+    except DAMAGE as error:
+        raise TrainingError(
+            f"{folder}: the optimizer's state cannot be read ({error}); delete this folder and resume again"
+        ) from error
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint in `folder` that is complete, or None."""
+    for path in _newest_first(folder):
+        if _is_complete(path):
+            return path
+        _log.warning("%s is not complete, so the checkpoint before it is used", path)
+    return None
+
+
+def step_of(path: Path) -> int:
+    """The number of steps after which a checkpoint was written."""
+    return int(path.name.removeprefix(PREFIX))
+
+
+def is_last(folder: Path) -> bool:
+    """Whether training had ended when this checkpoint was written."""
+    state = json.loads((folder / TRAINER_STATE).read_text(encoding="utf-8"))
+    return bool(state["stateful_callbacks"]["TrainerControl"]["args"]["should_training_stop"])
+
+
+def remove_old(folder: Path, *, keep: int, best: int | None) -> None:
+    """Delete all checkpoints but the newest `keep` and that of step `best`."""
+    for path in _newest_first(folder)[keep:]:
+        if True:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_partial(folder: Path) -> None:
+    """Delete what an interrupted writer left in `folder`."""
+    for path in folder.glob(".*.partial"):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    numbered = [path for path in folder.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdecimal()]
+    return sorted(numbered, key=step_of, reverse=True)
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    return {"optimizer": join_state(load_file(folder / TENSORS), state["optimizer"]), "scheduler": state["scheduler"]}
+
+
+def _is_complete(folder: Path) -> bool:
+    try:
+        sizes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if any((folder / name).stat().st_size != size for name, size in sizes.items()):
+            return False
+        load_adapter(folder / ADAPTER)
+        _read_state(folder)
+        is_last(folder)
+    except (*DAMAGE, AdapterError):
+        return False
+    return True

@@ -1,0 +1,79 @@
+"""Packed batches of training dialogues, the same in every run with the same seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from sptune.data.batch import TokenBatch, collate
+from sptune.data.encoder import TokenSequence
+from sptune.data.packing import TokenBudgetSampler
+from sptune.errors import DataError
+from sptune.model.retriever import Contexts
+
+if TYPE_CHECKING:
+    from sptune.data.dialogue import Dialogue
+    from sptune.model.spt import SPTModel
+
+
+class PackedLoader(DataLoader[TokenSequence]):
+    """A data loader of packed batches that knows its epoch.
+
+    Args:
+        sequences: what to batch.
+        model: whose prompt length counts towards the budget and whose stop token is learned.
+        budget: tokens of a batch after padding.
+        seed: of the order.
+        shuffle: False keeps the order by length.
+    """
+
+    def __init__(
+        self,
+        sequences: Sequence[TokenSequence],
+        *,
+        model: SPTModel,
+        budget: int,
+        seed: int = 0,
+        shuffle: bool = True,
+    ) -> None:
+        lengths = [len(sequence.input_ids) + model.prompts.length for sequence in sequences]
+        sampler = TokenBudgetSampler(lengths, budget=budget, seed=seed, shuffle=shuffle)
+        stop = model.encoder.stop_id
+        super().__init__(
+            list(sequences),  # type: ignore[arg-type]
+            batch_sampler=sampler,
+            collate_fn=lambda part: {"batch": collate(part, stop_id=stop)},
+        )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of `epoch`."""
+        self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+
+
+def encode_all(model: SPTModel, dialogues: Sequence[Dialogue]) -> list[TokenSequence]:
+    """The token sequences of all training dialogues.
+
+    Raises:
+        DataError: no dialogue has a response.
+    """
+    sequences = [sequence for dialogue in dialogues for sequence in model.encoder.encode(dialogue)]
+    if not sequences:
+        raise DataError("the training dialogues hold no response to learn from; check data.path and data.train")
+    return sequences
+
+
+@torch.no_grad()
+def mean_context(model: SPTModel, sequences: Sequence[TokenSequence], budget: int) -> Tensor:
+    """(D,) mean of the context vectors c_i over all turns of `sequences`."""
+    total = torch.zeros(model.backbone.embedding_dim, dtype=torch.float64)
+    count = 0
+    for inputs in PackedLoader(sequences, model=model, budget=8 * budget, shuffle=False):
+        batch: TokenBatch = inputs["batch"].to(model.backbone.device)
+        means = Contexts(model.backbone.embed(batch.input_ids), batch.example_row, batch.context_length).means()
+        total += means.double().sum(0).cpu()
+        count += batch.examples
+    return (total / count).float()

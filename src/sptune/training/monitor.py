@@ -1,0 +1,92 @@
+"""Watches the prompts while they train, and warns in words when the method stops working."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the field's usual name
+from torch import Tensor
+
+from sptune.model.figures import SelectionFigures, selection_figures
+
+if TYPE_CHECKING:
+    from sptune.model.spt import SPTModel
+
+COLLAPSE_SHARE = 0.95  # one prompt chosen this often, with K > 1, counts as collapse
+ALIKE_NATS = 0.01  # prompts whose losses differ by less than this, per token, counts as alike
+
+
+@dataclass(frozen=True, slots=True)
+class PromptFigures:
+    """The prompts themselves.
+
+    Attributes:
+        norm_ratio: mean norm of the virtual tokens divided by the mean norm of the vocabulary's embeddings.
+        similarity: K x K cosine similarities of the flattened prompts.
+    """
+
+    norm_ratio: float
+    similarity: tuple[tuple[float, ...], ...]
+
+
+@torch.no_grad()
+def prompt_figures(model: SPTModel) -> PromptFigures:
+    """Norms and similarities of the soft prompts."""
+    prompts = model.prompts.embeddings  # (K, L, D)
+    if model.prompts.length == 0:
+        return PromptFigures(0.0, ())
+    vocabulary = model.backbone.vocabulary().float().norm(dim=1).mean()
+    unit = F.normalize(prompts.flatten(1), dim=1)
+    similarity = tuple(tuple(row) for row in (unit @ unit.T).tolist())
+    return PromptFigures(float(prompts.norm(dim=2).mean() / vocabulary), similarity)
+
+
+class Monitor:
+    """Keeps the last contexts seen in training and turns them into figures and warnings.
+
+    Args:
+        window: how many contexts the figures are of.
+    """
+
+    def __init__(self, window: int = 512) -> None:
+        self._scores: deque[Tensor] = deque(maxlen=window)
+        self._nll: deque[Tensor] = deque(maxlen=window)
+        self._warned: set[str] = set()
+
+    def add(self, scores: Tensor, nll: Tensor) -> None:
+        """Take n contexts: scores (n, K) and losses (n, K)."""
+        self._scores.extend(scores.detach().float().cpu())
+        self._nll.extend(nll.detach().float().cpu())
+
+    def figures(self) -> SelectionFigures:
+        """Figures of the contexts in the window."""
+        return selection_figures(torch.stack(list(self._scores)), torch.stack(list(self._nll)))
+
+    def warnings(self, figures: SelectionFigures, *, progress: float) -> list[str]:
+        """What a person should know, each said once, and only after a tenth of training.
+
+        Args:
+            figures: of the training window.
+            progress: share of training done, 0..1.
+        """
+        if len(figures.usage) == 1 or progress < 0.1:
+            return []
+        found = {}
+        share = max(figures.usage)
+        if share >= COLLAPSE_SHARE:
+            k = figures.usage.index(share)
+            found["collapse"] = (
+                f"the retriever has collapsed: {share:.0%} of contexts choose prompt {k}. Try retriever.centre=true, a larger "
+                "losses.contrastive.weight, a smaller losses.selection.teacher_temperature, or losses.update=responsibility"
+            )
+        if progress >= 0.3 and figures.specialisation < ALIKE_NATS:
+            found["alike"] = (
+                f"the prompts stay alike: the best of them is only {figures.specialisation:.4f} nats per token better than their mean, so "
+                "there is little to select. Try losses.update=responsibility, a larger training.prompt_lr or prompts.init=random"
+            )
+        new = [text for name, text in found.items() if name not in self._warned]
+        self._warned |= set(found)
+        return new

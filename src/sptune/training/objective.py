@@ -1,0 +1,123 @@
+"""What is minimised: the weighted sum of the losses (paper, eq. 8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from sptune import losses
+from sptune.config import LossesSection
+from sptune.training.similarity import Similarity, different_dialogues
+
+if TYPE_CHECKING:
+    from sptune.data.batch import TokenBatch
+    from sptune.model.spt import SPTOutput
+
+
+@dataclass(frozen=True, slots=True)
+class LossParts:
+    """The total and what it is made of, before weighting. Scalars; the parts in nats, but for the contrastive loss (a cosine).
+
+    Attributes:
+        total: the weighted sum.
+        llm: L_LLM; 0 where its weight is 0, as the other parts.
+        selection: L_selection.
+        contrastive: L_contrastive.
+        fusion: L_fusion.
+        nll: (n, K) l_ik, detached, for the monitor.
+    """
+
+    total: Tensor
+    llm: Tensor
+    selection: Tensor
+    contrastive: Tensor
+    fusion: Tensor
+    nll: Tensor
+
+
+class Objective:
+    """`L = w_llm L_LLM + w_sel L_selection + w_con L_contrastive + w_fus L_fusion`.
+
+    Args:
+        settings: weights and variants of the losses.
+        similarity: M of the contrastive loss.
+        seed: of the teacher's noise, which depends on nothing but (seed, step), so that a resumed run draws the same.
+    """
+
+    def __init__(self, settings: LossesSection, *, similarity: Similarity, seed: int = 0) -> None:
+        self.settings = settings
+        self._similarity = similarity
+        self._seed = seed
+
+    @property
+    def fuses_logits(self) -> bool:
+        """Whether the model has to compute the score-weighted fusion of logits."""
+        return self.settings.fusion.kind == "score_weighted_logits" and self.settings.fusion.weight > 0
+
+    def __call__(self, output: SPTOutput, batch: TokenBatch, *, progress: float = 0.0, step: int = 0) -> LossParts:
+        """The losses of one batch.
+
+        Args:
+            output: of the model on the batch.
+            batch: n examples.
+            progress: share of training done, 0..1; anneals the responsibilities.
+            step: number of the batch since the start of training; seeds the teacher's noise.
+        """
+        s = self.settings
+        nll = losses.example_nll(output.target_logprobs, example=batch.target_example, examples=batch.examples)
+        zero = nll.new_zeros(())
+        llm = self._llm(output, batch, self._weights(nll, progress)) if s.llm_weight else zero
+        selection = self._selection(output.scores, nll, step) if s.selection.weight else zero
+        contrastive = self._contrastive(output.scores, batch) if s.contrastive.weight else zero
+        fusion = self._fusion(output) if s.fusion.weight else zero
+        total = (
+            s.llm_weight * llm
+            + s.selection.weight * selection
+            + s.contrastive.weight * contrastive
+            + s.fusion.weight * fusion
+        )
+        return LossParts(total, llm, selection, contrastive, fusion, nll.detach())
+
+    @staticmethod
+    def _llm(output: SPTOutput, batch: TokenBatch, weights: Tensor | None) -> Tensor:
+        return losses.llm_loss(output.target_logprobs, weights=weights, example=batch.target_example)
+
+    def _weights(self, nll: Tensor, progress: float) -> Tensor | None:
+        s = self.settings
+        if s.update == "all":
+            return None
+        share = min(1.0, progress / s.responsibility_anneal) if s.responsibility_anneal else 1.0
+        return losses.responsibility_weights(nll, temperature=s.responsibility_temperature, share=share)
+
+    def _selection(self, scores: Tensor, nll: Tensor, step: int) -> Tensor:
+        s = self.settings.selection
+        noise = None
+        if s.teacher_noise:
+            generator = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
+            noise = s.teacher_noise * torch.randn(nll.shape, generator=generator).to(nll.device)
+        return losses.selection_loss(
+            scores,
+            nll,
+            teacher_temperature=s.teacher_temperature,
+            student_temperature=s.student_temperature,
+            noise=noise,
+        )
+
+    def _contrastive(self, scores: Tensor, batch: TokenBatch) -> Tensor:
+        s = self.settings.contrastive
+        return losses.contrastive_loss(
+            scores,
+            similarity=self._similarity(batch).to(scores.device),
+            threshold=s.threshold,
+            mask=None if s.same_dialogue else different_dialogues(batch),
+            similar=s.similar,
+        )
+
+    @staticmethod
+    def _fusion(output: SPTOutput) -> Tensor:
+        if output.fused_logprobs is not None:
+            return -output.fused_logprobs.mean()
+        return losses.fusion_loss(output.target_logprobs)

@@ -1,0 +1,340 @@
+"""The training loop: a thin transformers.Trainer over packed batches, with checkpoints that resume exactly."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import TrainOutput
+
+from sptune.config import LossesSection, TrainingSection
+from sptune.data.batch import TokenBatch
+from sptune.data.encoder import TokenSequence
+from sptune.errors import ModelError, RecipeError, StorageError, TrainingError
+from sptune.files import storage_errors, write_atomically
+from sptune.training import checkpoint
+from sptune.training.arguments import training_arguments
+from sptune.training.interrupt import Interrupt
+from sptune.training.loader import PackedLoader, encode_all, mean_context
+from sptune.training.metrics_log import MetricsLog
+from sptune.training.monitor import Monitor, prompt_figures
+from sptune.training.objective import LossParts, Objective
+from sptune.training.similarity import make_similarity
+from sptune.training.tensorboard import TensorBoardFiles
+from sptune.training.validation import validate
+
+if TYPE_CHECKING:
+    from sptune.data.dialogue import Dialogue
+    from sptune.model.spt import SPTModel
+
+PARTS = ("llm", "selection", "contrastive", "fusion")
+
+
+class SPTTrainer(Trainer):
+    """Trains the prompts and the retriever of an `SPTModel`.
+
+    Args:
+        model: the model; its base stays as it is.
+        train: dialogues to learn from.
+        validation: dialogues that choose the best adapter; without them the last one is kept.
+        folder: the run folder: `checkpoints/`, `metrics.jsonl`, `tensorboard/` and, when training ends, `adapter/`.
+        training: steps, rates, batches.
+        losses: weights and variants of the losses.
+        centre: estimate the retriever's mean context vector on `train` (kept where a checkpoint has one).
+        seed: of the order of batches and of the teacher's noise.
+        callbacks: transformers callbacks, e.g. a progress bar.
+
+    Raises:
+        DataError: no dialogue has a response.
+        RecipeError: early stopping without validation, or a tracker that is not installed.
+        StorageError: the folder cannot be made.
+
+    >>> import sptune                                                                        # doctest: +SKIP
+    >>> trainer = sptune.SPTTrainer(                                                         # doctest: +SKIP
+    ...     sptune.SPTModel.from_base(), sptune.load_dialogues("sample:train"), folder="runs/first")
+    >>> trainer.train()                                                                      # doctest: +SKIP
+    """
+
+    optimizer: Any  # transformers' own, which are not typed
+    control: Any
+    state: Any
+
+    def __init__(  # noqa: PLR0913 - what a run is made of
+        self,
+        model: SPTModel,
+        train: Sequence[Dialogue],
+        *,
+        folder: str | Path,
+        validation: Sequence[Dialogue] = (),
+        training: TrainingSection | None = None,
+        losses: LossesSection | None = None,
+        centre: bool = True,
+        seed: int = 0,
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        self.spt = model
+        self.folder = Path(folder)
+        self.settings = training or TrainingSection()
+        losses = losses or LossesSection()
+        self.objective = Objective(losses, similarity=_similarity(losses, model), seed=seed)
+        self.sequences = encode_all(model, train)
+        self.validation = list(validation)
+        self.metrics = MetricsLog(self.folder / "metrics.jsonl")
+        self.monitor = Monitor()
+        self.warnings: list[str] = []
+        self._sums: dict[str, float] = defaultdict(float)
+        self._step = -1
+        self._batches: list[TokenBatch] = []
+        if centre:
+            model.retriever.centre.copy_(mean_context(model, self.sequences, self.settings.batch_tokens))
+        arguments = training_arguments(
+            self.settings, self.checkpoints, seed=seed, device=model.backbone.device, validates=bool(validation)
+        )
+        with storage_errors(self.folder):
+            super().__init__(
+                model=model, args=arguments, train_dataset=self.sequences, eval_dataset=self.validation or None
+            )
+        self.remove_callback(PrinterCallback)
+        self._interrupt = Interrupt(self._write_checkpoint)
+        for callback in (_LastStep(), *self._optional_callbacks(), *callbacks, self._interrupt):
+            self.add_callback(callback)
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.folder / "checkpoints"
+
+    @property
+    def progress(self) -> float:
+        """Share of training done, 0..1."""
+        share: float = self.state.global_step / max(1, self.state.max_steps)
+        return share
+
+    def train(self, resume: bool = False, **_: Any) -> Any:
+        """Train, and write the best (or last) adapter to `folder/adapter`.
+
+        Ctrl-C stops it before the next step and keeps the state; a second Ctrl-C stops it at once.
+
+        Args:
+            resume: go on from the newest complete checkpoint; bit for bit, on CPU, what an uninterrupted run gives.
+
+        Returns:
+            transformers' `TrainOutput`; its loss is NaN where a run that had ended was resumed.
+
+        Raises:
+            TrainingError: a loss, gradient or weight is not finite; the last good state is kept.
+            StorageError: a checkpoint cannot be written, or the folder holds those of another run.
+            KeyboardInterrupt: after Ctrl-C.
+        """
+        checkpoint.remove_partial(self.checkpoints)
+        checkpoint.remove_partial(self.folder)
+        newest = checkpoint.newest_checkpoint(self.checkpoints)
+        if newest and not resume:
+            raise StorageError(
+                f"{self.folder}: holds checkpoints of an earlier run; resume it, or choose another folder"
+            )
+        self.metrics.rewind(checkpoint.step_of(newest) if newest else -1)
+        self._step = -1
+        self._sums.clear()
+        with self._interrupt:
+            if newest and checkpoint.is_last(newest):
+                result = self._finished(newest)
+            else:
+                result = super().train(resume_from_checkpoint=str(newest) if newest else None)
+            self.spt.save_pretrained(self.folder / "adapter")
+        if self._interrupt.requested:
+            raise KeyboardInterrupt
+        return result
+
+    def _finished(self, newest: Path) -> TrainOutput:
+        """What training that had ended gives again, without a further step."""
+        self.state = TrainerState.load_from_json(str(newest / checkpoint.TRAINER_STATE))
+        best = self.state.best_global_step if self.args.load_best_model_at_end else None
+        checkpoint.load_weights(newest if best is None else self.checkpoints / f"{checkpoint.PREFIX}{best}", self.spt)
+        return TrainOutput(self.state.global_step, math.nan, {})
+
+    def get_train_dataloader(self) -> DataLoader[TokenSequence]:
+        """Packed batches by token budget; the same number in each epoch, in an order that depends on (seed, epoch)."""
+        return PackedLoader(self.sequences, model=self.spt, budget=self.settings.batch_tokens, seed=self.args.seed)
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """One parameter group for the prompts and one for the retriever, each with its learning rate."""
+        if self.optimizer is None:
+            kind, kwargs = self.get_optimizer_cls_and_kwargs(self.args, self.spt)
+            groups = [
+                {"params": [self.spt.prompts.embeddings], "lr": self.settings.prompt_lr},
+                {"params": list(self.spt.retriever.parameters()), "lr": self.settings.retriever_lr},
+            ]
+            groups = [{**group, "weight_decay": self.settings.weight_decay} for group in groups if group["params"]]
+            self.optimizer = kind(groups, **kwargs)
+        optimizer: torch.optim.Optimizer = self.optimizer
+        return optimizer
+
+    def compute_loss(self, model: torch.nn.Module, inputs: dict[str, TokenBatch], *_: Any, **__: Any) -> Tensor:
+        """The total loss of one packed batch; its parts go to the log and the monitor."""
+        batch = inputs["batch"].to(self.spt.backbone.device)
+        if self._step != self.state.global_step:
+            self._step, self._batches = self.state.global_step, []
+        number = self._step * self.settings.gradient_accumulation + len(self._batches)
+        self._batches.append(batch)
+        output = model(batch, fuse_logits=self.objective.fuses_logits)
+        parts = self.objective(output, batch, progress=self.progress, step=number)
+        if not math.isfinite(float(parts.total.detach())):
+            self._stop_not_finite("the loss", [batch])
+        self.monitor.add(output.scores, parts.nll)
+        self._count(parts, batch)
+        return parts.total.to(self.args.device)
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Validation figures, named `eval_...` for transformers; logged, and kept in `metrics.jsonl`."""
+        try:
+            figures = validate(self.spt, self.validation)
+        except ModelError as error:
+            raise TrainingError(f"validation after step {self.state.global_step}: {error}; {self._kept()}") from error
+        record = {"kind": "validation", "step": self.state.global_step, "epoch": self.state.epoch, **figures}
+        self.metrics.append({**record, "prompt_similarity": prompt_figures(self.spt).similarity})
+        numbers = {f"eval_{name}": value for name, value in figures.items() if isinstance(value, float)}
+        self.log(dict(numbers))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, numbers)
+        return numbers
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add loss parts and selection figures to what transformers logs in training."""
+        if "loss" in logs and self._sums["batches"]:
+            logs |= self._take_training_figures()
+        super().log(logs, start_time)
+
+    def _take_training_figures(self) -> dict[str, float]:
+        batches = self._sums["batches"]
+        figures = self.monitor.figures()
+        record: dict[str, Any] = {name: self._sums[name] / batches for name in ("total", *PARTS)}
+        record |= {
+            "tokens": self._sums["tokens"],
+            "examples": self._sums["examples"],
+            "usage_entropy": figures.entropy,
+            "agreement": figures.agreement,
+            "regret": figures.regret,
+            "specialisation": figures.specialisation,
+            "margin": figures.margin,
+            "prompt_norm_ratio": prompt_figures(self.spt).norm_ratio,
+        }
+        self.warnings = self.monitor.warnings(figures, progress=self.progress)
+        step = {"kind": "train", "step": self.state.global_step, "epoch": self.state.epoch}
+        rate = {"learning_rate": self._get_learning_rate()}
+        self.metrics.append({**step, **rate, **record, "usage": figures.usage, "warnings": self.warnings})
+        self._sums.clear()
+        return record
+
+    def _count(self, parts: LossParts, batch: TokenBatch) -> None:
+        for name in ("total", *PARTS):
+            self._sums[name] += float(getattr(parts, name).detach())
+        self._sums["batches"] += 1
+        self._sums["tokens"] += batch.tokens
+        self._sums["examples"] += batch.examples
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if norm is not None and not math.isfinite(float(norm)):
+            self._stop_not_finite("the gradient", self._batches)
+        return norm
+
+    def _stop_not_finite(self, what: str, batches: Sequence[TokenBatch]) -> None:
+        if self._weights_are_finite():
+            self._write_checkpoint()
+        names = ", ".join(dict.fromkeys(dialogue.id for batch in batches for dialogue in batch.dialogues))
+        raise TrainingError(
+            f"{what} of step {self.state.global_step + 1} is not finite, in the batch of dialogues {names}; {self._kept()}. "
+            "Lower training.prompt_lr, set model.dtype=float32, or leave those dialogues out"
+        )
+
+    def _kept(self) -> str:
+        newest = checkpoint.newest_checkpoint(self.checkpoints)
+        return f"the last good state is kept in {newest}" if newest else "there was no good state to keep yet"
+
+    def _weights_are_finite(self) -> bool:
+        return all(bool(torch.isfinite(p).all()) for p in self.spt.parameters() if p.requires_grad)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """In place of transformers' many files (some of them pickles)."""
+        if not self._weights_are_finite():
+            raise TrainingError(
+                f"the prompts or the retriever are not finite after step {self.state.global_step}; {self._kept()}. "
+                "Lower training.prompt_lr and training.retriever_lr"
+            )
+        self._write_checkpoint()
+        checkpoint.remove_old(self.checkpoints, keep=self.settings.keep_checkpoints, best=self.state.best_global_step)
+
+    def _write_checkpoint(self) -> None:
+        """Write the state in one atomic step."""
+        if self.state.best_global_step:
+            self.state.best_model_checkpoint = str(
+                self.checkpoints / f"{checkpoint.PREFIX}{self.state.best_global_step}"
+            )
+        self._export_callbacks()
+        text = json.dumps(asdict(self.state), indent=2)
+        write_atomically(
+            self.checkpoints / f"{checkpoint.PREFIX}{self.state.global_step}",
+            lambda partial: checkpoint.write_checkpoint(
+                partial, model=self.spt, optimizer=self.optimizer, scheduler=self.lr_scheduler, trainer_state=text
+            ),
+        )
+
+    def _optional_callbacks(self) -> list[TrainerCallback]:
+        chosen: list[TrainerCallback] = []
+        if patience := self.settings.early_stopping:
+            if not self.validation:
+                raise RecipeError("training.early_stopping: needs validation dialogues; give some, or leave it out")
+            chosen.append(EarlyStoppingCallback(early_stopping_patience=patience))
+        if "tensorboard" in self.settings.report_to:
+            chosen.append(TensorBoardFiles(self.folder / "tensorboard"))
+        return chosen
+
+    def _export_callbacks(self) -> None:
+        exportable = [cb for cb in (*self.callback_handler.callbacks, self.control) if isinstance(cb, ExportableState)]
+        self.state.stateful_callbacks = {type(callback).__name__: callback.state() for callback in exportable}
+
+    def _move_model_to_device(self, model: torch.nn.Module, device: torch.device) -> None:
+        """Nothing to move: the model is where the recipe put it."""
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        checkpoint.load_weights(Path(resume_from_checkpoint), self.spt)
+
+    def _load_optimizer_and_scheduler(self, checkpoint_folder: str | None) -> None:
+        if checkpoint_folder is not None:
+            checkpoint.load_optimizer(Path(checkpoint_folder), optimizer=self.optimizer, scheduler=self.lr_scheduler)
+
+    def _load_best_model(self) -> None:
+        checkpoint.load_weights(self.checkpoints / f"{checkpoint.PREFIX}{self.state.best_global_step}", self.spt)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Nothing to load: no step draws from a global generator (see `checkpoint.write_checkpoint`)."""
+
+
+class _LastStep(TrainerCallback):
+    """Logs, validates and saves the last step too, whatever the recipe says, so that the best adapter may be the last."""
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_log = control.should_save = True
+            control.should_evaluate = args.eval_strategy != "no"
+
+
+def _similarity(losses: LossesSection, model: SPTModel) -> Any:
+    return make_similarity(losses.contrastive.similarity, backbone=model.backbone, encoder=losses.contrastive.encoder)
