@@ -31,7 +31,9 @@ def plain(model: SPTModel, contexts: list[tuple[int, ...]], new_tokens: int) -> 
         ids[row, width - len(context) :] = torch.tensor(context)
         mask[row, width - len(context) :] = 1
     with torch.no_grad():
-        model.backbone.model.generate(ids, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False, pad_token_id=0)
+        model.backbone.model.generate(
+            ids, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False, pad_token_id=0
+        )
 
 
 def main() -> None:
@@ -59,7 +61,9 @@ def main() -> None:
     tokens = args.rows * args.new_tokens
     mine, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
     print(f"{args.rows} rows over 4 prompts: {tokens / mine:.0f} new tokens/s; plain generate: {tokens / theirs:.0f}")
-    print(f"throughput against plain generate: {theirs / mine:.2f} (at least 0.9: {'met' if theirs / mine >= 0.9 else 'NOT met'})")
+    print(
+        f"throughput against plain generate: {theirs / mine:.2f} (at least 0.9: {'met' if theirs / mine >= 0.9 else 'NOT met'})"
+    )
 
 
 if __name__ == "__main__":

@@ -117,10 +117,7 @@ def make_step(variant: str, data: str, dialogues: int) -> tuple[Step, int]:
     if variant == "published":
         parts = batches(one_sequence_per_turn(packed)[:: max(1, dialogues)], model, PUBLISHED_BATCH)
         return published_step(model, parts), 4 * PUBLISHED_LENGTH * sum(batch.input_ids.shape[0] for batch in parts)
-    if variant == "per_turn":
-        parts = batches(one_sequence_per_turn(packed), model, 8)
-    else:
-        parts = batches(packed, model, 4)
+    parts = batches(one_sequence_per_turn(packed), model, 8) if variant == "per_turn" else batches(packed, model, 4)
     tokens = model.prompts.count * sum(batch.tokens for batch in parts)
     if variant.startswith("bare"):
         return bare_step(model, parts, full=variant == "bare_full"), tokens
@@ -148,7 +145,9 @@ def measure(variant: str, data: str, dialogues: int, repeat: int) -> dict[str, f
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="sample:train", help="dialogue file; the figures in docs/performance.md are of ConvAI2")
+    parser.add_argument(
+        "--data", default="sample:train", help="dialogue file; the figures in docs/performance.md are of ConvAI2"
+    )
     parser.add_argument("--dialogues", type=int, default=8)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--variant", choices=VARIANTS, help="measure one variant and print JSON")
@@ -156,7 +155,16 @@ def main() -> None:
     if args.variant:
         print(json.dumps(measure(args.variant, args.data, args.dialogues, args.repeat)))
         return
-    command = [sys.executable, __file__, "--data", args.data, "--dialogues", str(args.dialogues), "--repeat", str(args.repeat)]
+    command = [
+        sys.executable,
+        __file__,
+        "--data",
+        args.data,
+        "--dialogues",
+        str(args.dialogues),
+        "--repeat",
+        str(args.repeat),
+    ]
     found = {}
     print(f"{'variant':<11}{'examples/s':>12}{'tokens/s':>10}{'peak MB':>9}{'step MB':>9}{'packed is':>12}")
     for variant in VARIANTS:
@@ -169,9 +177,21 @@ def main() -> None:
             flush=True,
         )
     bars = {
-        "packed against published (a)": (found["packed"]["examples_per_s"] / found["published"]["examples_per_s"], 20, "at least"),
-        "packed against per_turn (b)": (found["packed"]["examples_per_s"] / found["per_turn"]["examples_per_s"], 4, "at least"),
-        "cost of K = 4 against k1 (c)": (found["k1"]["examples_per_s"] / found["packed"]["examples_per_s"], 4.2, "at most"),
+        "packed against published (a)": (
+            found["packed"]["examples_per_s"] / found["published"]["examples_per_s"],
+            20,
+            "at least",
+        ),
+        "packed against per_turn (b)": (
+            found["packed"]["examples_per_s"] / found["per_turn"]["examples_per_s"],
+            4,
+            "at least",
+        ),
+        "cost of K = 4 against k1 (c)": (
+            found["k1"]["examples_per_s"] / found["packed"]["examples_per_s"],
+            4.2,
+            "at most",
+        ),
         "time against bare": (found["bare"]["examples_per_s"] / found["packed"]["examples_per_s"], 1.25, "at most"),
     }
     for name, (ratio, bar, kind) in bars.items():

@@ -19,6 +19,13 @@ def test_the_examples_of_a_public_module_run(name: str, tmp_path, monkeypatch):
 
 def test_every_public_method_has_an_example():
     model = sptune.SPTModel
-    methods = (model.from_base, model.from_pretrained, model.save_pretrained, model.push_to_hub, model.scores, model.generate)
+    methods = (
+        model.from_base,
+        model.from_pretrained,
+        model.save_pretrained,
+        model.push_to_hub,
+        model.scores,
+        model.generate,
+    )
     for what in (*methods, sptune.load_dialogues, sptune.SPTTrainer):
         assert ">>> " in (what.__doc__ or ""), what

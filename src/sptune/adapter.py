@@ -152,7 +152,9 @@ def _read_config(path: Path) -> AdapterConfig:
         raise AdapterError(f"{path}: must hold a JSON object")
     version = raw.get("format_version")
     if type(version) is not int or version != FORMAT_VERSION:
-        raise AdapterError(f"{path}: format_version is {version!r}; this sptune ({__version__}) reads {FORMAT_VERSION}; update sptune")
+        raise AdapterError(
+            f"{path}: format_version is {version!r}; this sptune ({__version__}) reads {FORMAT_VERSION}; update sptune"
+        )
     try:
         return AdapterConfig.model_validate_json(text)
     except ValidationError as error:
@@ -166,7 +168,9 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             names = list(file.keys())
             wrong = [name for name in names if file.get_slice(name).get_dtype() != "F32"]
             if wrong:
-                raise AdapterError(f"{path}: {wrong[0]} is {file.get_slice(wrong[0]).get_dtype()}; adapters hold F32 only")
+                raise AdapterError(
+                    f"{path}: {wrong[0]} is {file.get_slice(wrong[0]).get_dtype()}; adapters hold F32 only"
+                )
             tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise AdapterError(f"{path}: not a safetensors file, or cut short ({error}); get the adapter again") from error
@@ -185,7 +189,9 @@ def _check(config: AdapterConfig, tensors: dict[str, Tensor], path: Path) -> Non
         if name not in tensors:
             raise AdapterError(f"{path / WEIGHTS_NAME}: {name} is missing")
         if tuple(tensors[name].shape) != shape:
-            raise AdapterError(f"{path / WEIGHTS_NAME}: {name} has shape {tuple(tensors[name].shape)}, {CONFIG_NAME} says {shape}")
+            raise AdapterError(
+                f"{path / WEIGHTS_NAME}: {name} has shape {tuple(tensors[name].shape)}, {CONFIG_NAME} says {shape}"
+            )
     unknown = [name for name in tensors if name != PROMPTS_KEY and not name.startswith("retriever.")]
     if unknown:
         raise AdapterError(f"{path / WEIGHTS_NAME}: unknown tensor {unknown[0]}")

@@ -31,7 +31,9 @@ def example_nll(target_logprobs: Tensor, *, example: Tensor, examples: int) -> T
     tensor([[2.],
             [2.]])
     """
-    return example_sums(-target_logprobs, example=example, examples=examples) / example_tokens(example, examples)[:, None]
+    return (
+        example_sums(-target_logprobs, example=example, examples=examples) / example_tokens(example, examples)[:, None]
+    )
 
 
 def example_sums(values: Tensor, *, example: Tensor, examples: int) -> Tensor:

@@ -24,8 +24,7 @@ from typer.testing import CliRunner
 from sptune.cli.main import app
 from sptune.errors import DataError
 from sptune.evaluation.generation import Generation
-from sptune.report.plots import style
-from sptune.report.plots.score_map import TurnScores
+from sptune.evaluation.result import load_result
 from sptune.report import figures, write_report
 from sptune.report.closing import shown_folder
 from sptune.report.differences import comparable, differences
@@ -33,13 +32,14 @@ from sptune.report.document import Cell, Commands, Paragraph, Row, Section, Tabl
 from sptune.report.markdown import escape, to_markdown
 from sptune.report.metric_specs import GROUPS, MAIN_METRICS, find_spec
 from sptune.report.overview import duration
+from sptune.report.plots import style
+from sptune.report.plots.score_map import TurnScores
 from sptune.report.results import tone
 from sptune.report.run_folder import read_run
 from sptune.report.run_info import describe_run, load_run_info, save_run_info
 from sptune.report.samples import MOST_SAMPLES, pick_samples
 from sptune.report.selection import best_single_share, correlations
 from sptune.report.write import make_document
-from sptune.evaluation.result import load_result
 
 VOID = {"meta", "img", "source", "br", "hr"}
 

@@ -24,7 +24,12 @@ from sptune.errors import DataError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Look at dialogue files, check them and convert them.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Look at dialogue files, check them and convert them.",
+)
 
 _BAR_FROM = 8_000_000  # bytes: smaller files are read before a bar could be seen
 

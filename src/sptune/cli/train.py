@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sptune.config import Recipe, dump_recipe, load_recipe
-from sptune.errors import StorageError, UsageError
+from sptune.errors import DataError, StorageError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,6 +107,30 @@ def run(recipe: Recipe, *, resume: bool = False, force: bool = False, evaluate: 
     )
 
 
+@contextmanager
+def _recorded(recipe: Recipe) -> Iterator[None]:
+    """Keep when, where and how long the run was trained in `run.json`; the time of resumed parts adds up, but for one that was killed."""
+    from sptune.report.run_info import describe_run, load_run_info, save_run_info
+
+    try:
+        before = load_run_info(recipe.folder)
+    except DataError:
+        before = None
+    command = before.command if before else shlex.join(["sptune", *sys.argv[1:]])
+    started = datetime.fromisoformat(before.started) if before else datetime.now(UTC)
+    clock = time.monotonic()
+
+    def save() -> None:
+        seconds = time.monotonic() - clock + (before.seconds if before else 0)
+        save_run_info(recipe.folder, describe_run(command, started=started, seconds=seconds))
+
+    save()
+    try:
+        yield
+    finally:
+        save()
+
+
 def _evaluate(recipe: Recipe, data: RunData, model: SPTModel, base: LoadedBase) -> None:
     from sptune import build
     from sptune.cli.evaluate import progress_bars
@@ -177,7 +207,7 @@ def _clear(folder: Path) -> None:
 
     for name in ("adapter", "checkpoints", "evaluation", "plots", "tensorboard"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in (RECIPE_NAME, "metrics.jsonl", "report.md", "report.html"):
+    for name in (RECIPE_NAME, "metrics.jsonl", "report.md", "report.html", "run.json"):
         (folder / name).unlink(missing_ok=True)
 
 

@@ -76,7 +76,7 @@ class DialogueEncoder:
         window: the most tokens that the base model can take, or None.
     """
 
-    def __init__(  # noqa: PLR0913 - each is one setting of a recipe
+    def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
         template: Template,

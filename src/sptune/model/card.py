@@ -36,7 +36,8 @@ print(model.generate([talk])[0].text)
 
 Or, on the command line: `sptune chat path/to/this/folder --persona-text "I keep bees."`
 
-Replies are made up by a language model that was asked to speak as a persona; do not take them for facts, and do not use them to pass for a real person.
+Replies are made up by a language model that was asked to speak as a persona; do not take them for facts,
+and do not use them to pass for a real person.
 """
 
 

@@ -64,7 +64,9 @@ def load_base(base: str, *, revision: str | None = None, dtype: Dtype = "auto", 
         model = model.to(place)
     size = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > size:
-        raise ModelError(f"{base}: the tokenizer has {len(tokenizer)} tokens, the embedding table only {size}; they do not belong together")
+        raise ModelError(
+            f"{base}: the tokenizer has {len(tokenizer)} tokens, the embedding table only {size}; they do not belong together"
+        )
     return LoadedBase(Backbone(model, base=base, revision=revision), tokenizer)
 
 
@@ -80,10 +82,14 @@ def locate(base: str) -> str:
     path = Path(os.path.expanduser(base))
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise ModelError(f"model.base: {base} is a folder without config.json; give the folder of a saved transformers model")
+            raise ModelError(
+                f"model.base: {base} is a folder without config.json; give the folder of a saved transformers model"
+            )
         return str(path)
     if base.startswith((".", "/", "~")) or base.count("/") > 1:
-        raise ModelError(f"model.base: {base} is no folder; give {', '.join(HUB_IDS)}, a local model folder or a hub id such as owner/name")
+        raise ModelError(
+            f"model.base: {base} is no folder; give {', '.join(HUB_IDS)}, a local model folder or a hub id such as owner/name"
+        )
     return base
 
 
@@ -128,7 +134,9 @@ def _convert(gguf: Path, folder: Path) -> None:
     with _quiet(), _load_errors(gguf.name):
         where = str(gguf.parent)
         dense = GgufConfig(dequantize=True)
-        model = AutoModelForCausalLM.from_pretrained(where, gguf_file=gguf.name, dtype=torch.float32, quantization_config=dense)
+        model = AutoModelForCausalLM.from_pretrained(
+            where, gguf_file=gguf.name, dtype=torch.float32, quantization_config=dense
+        )
         tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=gguf.name)
     with _quiet():
         model.save_pretrained(folder)

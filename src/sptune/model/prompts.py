@@ -62,7 +62,7 @@ def from_token_ids(table: Tensor, *, ids: list[int], count: int, length: int, ge
         RecipeError: the text is empty.
     """
     if not ids:
-        raise RecipeError("prompts.init_text: empty; give a text such as 'Answer in the voice of the persona.'")
+        raise RecipeError("prompts.text: empty; give a text such as 'Answer in the voice of the persona.'")
     repeated = (ids * (length // len(ids) + 1))[:length]
     prompt = table[torch.tensor(repeated, dtype=torch.long, device=table.device)].float()
     return _distinct(prompt.expand(count, -1, -1).clone(), generator)

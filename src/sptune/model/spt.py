@@ -90,7 +90,7 @@ class SPTModel(nn.Module):
         self.stops = tuple(stops)
 
     @classmethod
-    def from_base(  # noqa: PLR0913 - the knobs of a first experiment in a notebook
+    def from_base(
         cls,
         base: str | LoadedBase = DEFAULT_MODEL,
         *,

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from sptune.evaluation.generation import Generation
 from sptune.evaluation.metrics.f1 import unigram_f1
 from sptune.evaluation.metrics.profile import PROFILES, Reply, corpus_scores
-from sptune.report.run_folder import Evaluated
 from sptune.evaluation.result import TurnRecord
 from sptune.evaluation.significance import BootstrapResult, Scores, paired_bootstrap
+from sptune.report.run_folder import Evaluated
 
 Differences: TypeAlias = dict[str, BootstrapResult]
 """Metric -> difference."""

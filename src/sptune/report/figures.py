@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
+from sptune.report.document import Plot
+from sptune.report.overview import training_warnings
 from sptune.report.plots.comparison import plot_comparison
 from sptune.report.plots.losses import plot_losses
 from sptune.report.plots.score_map import plot_score_map
 from sptune.report.plots.similarity import plot_similarity
 from sptune.report.plots.style import THEMES, Theme, png
 from sptune.report.plots.usage import plot_usage
-from sptune.report.document import Plot
-from sptune.report.overview import training_warnings
 from sptune.report.results import comparison_panels
 from sptune.report.run_folder import RunFolder
 from sptune.report.selection import turn_scores

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from sptune.report.plots.comparison import Bar, Panel
+from sptune.evaluation.result import EvaluationResult
+from sptune.evaluation.significance import BootstrapResult
 from sptune.report.differences import Differences, differences
 from sptune.report.document import Block, Bullets, Cell, Details, Paragraph, Row, Section, Table, Tile, Tone
 from sptune.report.metric_specs import (
@@ -19,9 +20,8 @@ from sptune.report.metric_specs import (
     value_of,
     written,
 )
+from sptune.report.plots.comparison import Bar, Panel
 from sptune.report.run_folder import BARE, MAIN, RunFolder
-from sptune.evaluation.result import EvaluationResult
-from sptune.evaluation.significance import BootstrapResult
 
 _LARGE_CHANGE = 500  # percent; a share of something tiny says nothing
 _LABELS = {BARE: "bare model", MAIN: "SPT"}

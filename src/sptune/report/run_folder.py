@@ -14,7 +14,6 @@ from sptune.config import Recipe, load_recipe
 from sptune.errors import DataError, SptError
 from sptune.evaluation.generation import Generation
 from sptune.evaluation.records import read_records
-from sptune.report.run_info import RUN_INFO_NAME, RunInfo, load_run_info
 from sptune.evaluation.result import (
     GENERATIONS_NAME,
     RESULT_NAME,
@@ -23,6 +22,7 @@ from sptune.evaluation.result import (
     TurnRecord,
     load_result,
 )
+from sptune.report.run_info import RUN_INFO_NAME, RunInfo, load_run_info
 from sptune.training.metrics_log import read_metrics
 
 RECIPE_NAME, METRICS_NAME, ADAPTER_NAME, EVALUATION_NAME = "recipe.yaml", "metrics.jsonl", "adapter", "evaluation"

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sptune.report.plots.score_map import TurnScores
-from sptune.report.document import Block, Bullets, Paragraph, Section, Tile, Tone
-from sptune.report.run_folder import Evaluated, RunFolder
 from sptune.evaluation.scoring import Likelihood
 from sptune.model.figures import SelectionFigures
+from sptune.report.document import Block, Bullets, Paragraph, Section, Tile, Tone
+from sptune.report.plots.score_map import TurnScores
+from sptune.report.run_folder import Evaluated, RunFolder
 
 
 def selection_section(run: RunFolder, plots: Sequence[Block]) -> Section | None:

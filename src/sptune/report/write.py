@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+from sptune.files import storage_errors, write_atomically, write_text
 from sptune.report.closing import missing_section, next_section, reproduction_section, training_section
 from sptune.report.differences import differences
 from sptune.report.document import Document, Plot
@@ -17,7 +18,6 @@ from sptune.report.results import results_section
 from sptune.report.run_folder import RunFolder, read_run
 from sptune.report.samples import samples_section
 from sptune.report.selection import selection_section
-from sptune.files import storage_errors, write_atomically, write_text
 
 PLOTS_NAME, MARKDOWN_NAME, PAGE_NAME = "plots", "report.md", "report.html"
 

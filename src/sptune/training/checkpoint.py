@@ -124,7 +124,7 @@ def is_last(folder: Path) -> bool:
 def remove_old(folder: Path, *, keep: int, best: int | None) -> None:
     """Delete all checkpoints but the newest `keep` and that of step `best`."""
     for path in _newest_first(folder)[keep:]:
-        if True:
+        if step_of(path) != best:
             shutil.rmtree(path, ignore_errors=True)
 
 
