@@ -37,7 +37,7 @@ fmt: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# benchmarks/README.md says what each figure means
+# docs/performance.md says what each figure means
 bench: $(READY)
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/generate.py
