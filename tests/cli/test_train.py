@@ -24,6 +24,7 @@ from sptune.errors import CODES, DataError, ModelError, RecipeError, StorageErro
 from sptune.model.backbone import Backbone
 from sptune.model.load import LoadedBase
 from sptune.model.spt import SPTModel
+from sptune.report.run_info import load_run_info, save_run_info
 from sptune.training.metrics_log import read_metrics
 from tiny import EOS, PAD, byte_level_tokenizer, tiny_llama
 
@@ -99,11 +100,12 @@ def steps(run: Path) -> list[tuple[str, int]]:
 
 
 def test_the_run_folder(straight: Path, place: Place):
-    assert {path.name for path in straight.iterdir()} - {"run.json"} == {
+    assert {path.name for path in straight.iterdir()} == {
         "adapter",
         "checkpoints",
         "metrics.jsonl",
         "recipe.yaml",
+        "run.json",
         "tensorboard",
     }
     saved = load_recipe(straight / "recipe.yaml")
@@ -112,6 +114,18 @@ def test_the_run_folder(straight: Path, place: Place):
     assert (model.prompts.count, model.prompts.length) == (3, 4)
     assert model.generate([talks(1, seed=3)[0].context(0)])
     assert {kind for kind, _ in steps(straight)} == {"train", "validation"}
+
+
+def test_a_resumed_run_keeps_its_command_and_adds_up_its_time(place: Place, tmp_path: Path, sptune: Callable[..., int]):
+    run = tmp_path / "run"
+    assert sptune(*place.arguments(run, "training.max_steps=2")) == 0
+    first = load_run_info(run)
+    assert "training.max_steps=2" in first.command
+    save_run_info(run, replace(first, seconds=1000.0))
+    assert sptune("train", run / "recipe.yaml", "--resume", "--no-evaluate") == 0
+    again = load_run_info(run)
+    assert (again.command, again.started) == (first.command, first.started)
+    assert 1000 <= again.seconds < 1000 + 60
 
 
 def test_what_is_said(place: Place, tmp_path: Path, sptune: Callable[..., int], capsys: pytest.CaptureFixture[str]):

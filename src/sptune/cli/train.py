@@ -91,7 +91,8 @@ def run(recipe: Recipe, *, resume: bool = False, force: bool = False, evaluate: 
     write_text(recipe.folder / RECIPE_NAME, dump_recipe(recipe))
     _say(_summary(recipe, data, model))
     try:
-        trainer.train(resume=resume)
+        with _recorded(recipe):
+            trainer.train(resume=resume)
         _say(f"adapter: {recipe.folder / 'adapter'}")
         if evaluate:
             _evaluate(recipe, data, model, base)
