@@ -77,7 +77,7 @@ def test_a_text_is_repeated_or_cut_to_the_length():
     assert torch.equal(longer[0], TABLE[[3, 1, 3, 1, 3]])
     assert 0 < (longer[1] - longer[0]).abs().max() < TABLE.std() * 0.1 * 5
     assert torch.equal(from_token_ids(TABLE, ids=[3, 1], count=1, length=1, generator=seeded(0))[0], TABLE[[3]])
-    with pytest.raises(RecipeError, match=r"prompts\.init_text: empty"):
+    with pytest.raises(RecipeError, match=r"prompts\.text: empty"):
         from_token_ids(TABLE, ids=[], count=1, length=1, generator=seeded(0))
 
 

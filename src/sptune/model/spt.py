@@ -197,6 +197,12 @@ class SPTModel(nn.Module):
         Raises:
             UsageError: no such prompt, or the reply does not fit the window.
             DataError: a context that does not fit the window.
+
+        >>> import sptune
+        >>> talk = sptune.Dialogue("talk", persona=("I keep bees.",), turns=(sptune.Turn("What do you do on Sundays?"),))
+        >>> [reply] = sptune.SPTModel.from_base().generate([talk], decoding=sptune.Decoding(max_new_tokens=8))
+        >>> len(reply.tokens) <= 8, reply.selection.prompt in range(4)
+        (True, True)
         """
         if not contexts:
             return []
