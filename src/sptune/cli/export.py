@@ -25,7 +25,7 @@ sptune import peft/prompt-0 peft/prompt-1 --base smollm2-135m --template chat --
 
 
 def export(
-    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="An adapter folder.")],
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="An adapter folder, a run folder, or a hub id.")],
     output: Annotated[Path, typer.Option(help="The folder to write.")],
     prompt: Annotated[int | None, typer.Option(help="Number of the prompt, counted from 0.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Write every prompt, to OUTPUT/prompt-0, prompt-1, ...")] = False,
@@ -36,11 +36,12 @@ def export(
 ) -> None:
     """Write one prompt, or each of them, as a stock PEFT adapter that PeftModel.from_pretrained loads."""
     from sptune.adapter import load_adapter
+    from sptune.model.hub import local_folder
     from sptune.peft_adapter import export_prompts
 
     if every == (prompt is not None):
         raise UsageError("prompt: give the number of one prompt, as in --prompt 0, or --all")
-    loaded = load_adapter(adapter.expanduser())
+    loaded = load_adapter(local_folder(adapter))
     for folder in export_prompts(loaded, output, prompt=prompt, base=base, force=force):
         typer.echo(f"{folder}: a PEFT adapter of {loaded.config.prompt_length} virtual tokens")
 
