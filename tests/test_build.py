@@ -16,7 +16,7 @@ from sptune.data.dialogue import Dialogue, Turn
 from sptune.errors import AdapterError, DataError, ModelError, RecipeError, UsageError
 from sptune.model.backbone import Backbone
 from sptune.model.load import LoadedBase
-from sptune.model.spt import PAPER_STOPS
+from sptune.text import PAPER_STOPS
 from tiny import EOS, PAD, byte_level_tokenizer, tiny_llama
 
 SMALL = {"prompts": {"count": 3, "length": 4}, "template": {"max_length": 200, "reserve": 20}}

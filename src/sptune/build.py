@@ -14,15 +14,14 @@ from sptune.config import Recipe, load_recipe
 from sptune.data.check import summary
 from sptune.data.encoder import DialogueEncoder
 from sptune.data.load import load_dialogues
-from sptune.data.template import Template, make_template
+from sptune.data.template import Template, default_stops, make_template
 from sptune.errors import DataError, RecipeError
 from sptune.model import prompts as initial
 from sptune.model.generate import Decoding
 from sptune.model.load import LoadedBase, load_base
 from sptune.model.prompts import SoftPrompts
-from sptune.model.retriever import Retriever
+from sptune.model.retriever import Retriever, seeded_retriever
 from sptune.model.spt import SPTModel
-from sptune.text import PAPER_STOPS
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -74,14 +73,13 @@ def make_model(recipe: Recipe, *, base: LoadedBase | None = None) -> SPTModel:
     if recipe.model.gradient_checkpointing:
         loaded.backbone.checkpoint_activations()
     soft = SoftPrompts(initial_prompts(recipe, loaded))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        retriever = Retriever(
-            recipe.retriever.kind,
-            dim=loaded.backbone.embedding_dim,
-            hidden=recipe.retriever.hidden,
-            activation=recipe.retriever.activation,
-        )
+    retriever = seeded_retriever(
+        recipe.retriever.kind,
+        dim=loaded.backbone.embedding_dim,
+        hidden=recipe.retriever.hidden,
+        activation=recipe.retriever.activation,
+        seed=recipe.seed,
+    )
     encoder = make_encoder(recipe, loaded)
     return SPTModel(loaded.backbone, soft, retriever, encoder, stops=stops(recipe))
 
@@ -186,7 +184,7 @@ def stops(recipe: Recipe) -> tuple[str, ...]:
     """The texts that end a reply under the recipe's template."""
     if recipe.template.stops is not None:
         return recipe.template.stops
-    return PAPER_STOPS if recipe.template.kind == "paper" else ()
+    return default_stops(recipe.template.kind)
 
 
 def decoding(recipe: Recipe) -> Decoding:

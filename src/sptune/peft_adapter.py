@@ -123,11 +123,10 @@ def import_prompts(prompts: Sequence[PeftPrompt], base: LoadedBase, *, template:
         ModelError: `chat` on a base model without a chat template.
     """
     from sptune.data.encoder import DialogueEncoder
-    from sptune.data.template import make_template
+    from sptune.data.template import default_stops, make_template
     from sptune.model.prompts import SoftPrompts
     from sptune.model.retriever import Retriever
     from sptune.model.spt import SPTModel
-    from sptune.text import PAPER_STOPS
 
     backbone = base.backbone
     _check_together(prompts, width=backbone.embedding_dim, base=backbone.base)
@@ -139,8 +138,7 @@ def import_prompts(prompts: Sequence[PeftPrompt], base: LoadedBase, *, template:
         window=backbone.window,
     )
     retriever = Retriever("identity", dim=backbone.embedding_dim)
-    stops = PAPER_STOPS if template == "paper" else ()
-    return SPTModel(backbone, SoftPrompts(embeddings), retriever, encoder, stops=stops)
+    return SPTModel(backbone, SoftPrompts(embeddings), retriever, encoder, stops=default_stops(template))
 
 
 def _write(folder: Path, adapter: Adapter, number: int, base: str | None) -> None:

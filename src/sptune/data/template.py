@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from sptune.errors import DataError, ModelError, RecipeError
+from sptune.text import PAPER_STOPS
 
 if TYPE_CHECKING:
     import jinja2
@@ -178,6 +179,11 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     """Every special token of the tokenizer and its id, those included that have no name such as `eos_token` (Llama 3's header marks)."""
     named = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
     return named | {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+
+
+def default_stops(kind: TemplateKind) -> tuple[str, ...]:
+    """The texts that end a reply under a template of that kind: the paper's for its own form, none elsewhere."""
+    return PAPER_STOPS if kind == "paper" else ()
 
 
 def stop_token_id(template: Template, tokenizer: PreTrainedTokenizerBase) -> int:

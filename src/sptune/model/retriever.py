@@ -121,6 +121,15 @@ class Retriever(nn.Module):
         return (encoded * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
 
 
+def seeded_retriever(
+    kind: RetrieverKind, *, dim: int, hidden: int | None = None, activation: ScoreActivation = "softplus", seed: int
+) -> Retriever:
+    """A new `Retriever` whose initial map depends on `seed` alone; torch's global random state stays as it is."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Retriever(kind, dim=dim, hidden=hidden, activation=activation)
+
+
 def _make_map(kind: RetrieverKind, dim: int, hidden: int) -> nn.Module:
     if kind == "linear":
         return nn.Linear(dim, hidden)

@@ -13,16 +13,16 @@ from torch.nn.utils.rnn import pad_sequence
 
 from sptune.adapter import PROMPTS_KEY, Adapter, load_adapter, save_adapter
 from sptune.data.encoder import DialogueEncoder
-from sptune.data.template import TemplateKind, make_template
+from sptune.data.template import TemplateKind, default_stops, make_template
 from sptune.errors import AdapterError
 from sptune.model import saved
 from sptune.model.generate import Decoding, PromptedContext, generate_tokens
 from sptune.model.hub import local_folder, upload
 from sptune.model.load import DEFAULT_MODEL, Dtype, LoadedBase, load_base
 from sptune.model.prompts import SoftPrompts, sample_rows
-from sptune.model.retriever import Contexts, Retriever, RetrieverKind
+from sptune.model.retriever import Contexts, Retriever, RetrieverKind, seeded_retriever
 from sptune.model.selection import Selection, SelectionRule, select
-from sptune.text import PAPER_STOPS, cut_reply
+from sptune.text import cut_reply
 
 if TYPE_CHECKING:
     from sptune.data.batch import TokenBatch
@@ -122,16 +122,14 @@ class SPTModel(nn.Module):
         backbone = loaded.backbone
         generator = torch.Generator().manual_seed(seed)
         prompts = sample_rows(backbone.vocabulary(), count=num_prompts, length=prompt_length, generator=generator)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            scorer = Retriever(retriever, dim=backbone.embedding_dim)
+        scorer = seeded_retriever(retriever, dim=backbone.embedding_dim, seed=seed)
         encoder = DialogueEncoder(
             loaded.tokenizer,
             make_template(template, tokenizer=loaded.tokenizer),
             prompt_length=prompt_length,
             window=backbone.window,
         )
-        return cls(backbone, SoftPrompts(prompts), scorer, encoder, stops=PAPER_STOPS if template == "paper" else ())
+        return cls(backbone, SoftPrompts(prompts), scorer, encoder, stops=default_stops(template))
 
     @classmethod
     def from_pretrained(
