@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from sptune.data.hub import CONVERTED, Place, place_of
 from sptune.data.load import load_dialogues, read
 from sptune.errors import DataError
 
@@ -67,7 +68,7 @@ def test_a_folder_of_data_files_is_read(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_columns_without_dialogues_are_refused(tmp_path: Path) -> None:
     datasets.Dataset.from_list([{"text": "hi"}]).save_to_disk(tmp_path / "texts")
-    with pytest.raises(DataError, match="no column 'messages' or 'conversations', only text"):
+    with pytest.raises(DataError, match="no columns that hold dialogues, only text"):
         read(tmp_path / "texts")
 
 
@@ -81,3 +82,61 @@ def test_without_the_library_the_message_says_how_to_get_it(folder: Path, monkey
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match=r"pip install 'sptune\[hub\]'"):
         read(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("hub:me/talks", Place("me/talks")),
+        ("hub:talks", Place("talks")),
+        ("hub:me/talks:test", Place("me/talks", split="test")),
+        ("hub:me/talks/full:test", Place("me/talks", "full", None, "test")),
+        ("hub:me/talks/a/b@v1.0", Place("me/talks", "a/b", "v1.0")),
+        (f"hub:me/talks/full@{CONVERTED}:test", Place("me/talks", "full", CONVERTED, "test")),
+        ("hub:./me/talks@home:test", Place("./me/talks@home", split="test")),
+    ],
+)
+def test_a_name_is_taken_apart(name: str, place: Place) -> None:
+    assert place_of(name) == place
+
+
+def test_a_folder_is_a_folder_whatever_its_name(tmp_path: Path) -> None:
+    odd = tmp_path / "a@b:c"
+    odd.mkdir()
+    assert place_of(f"hub:{odd}") == Place(str(odd))
+    assert place_of(f"hub:{odd}:test") == Place(str(odd), split="test")
+
+
+@pytest.mark.parametrize(("part", "argument"), [("full", "name"), ("elsewhere", "data_dir")])
+def test_a_part_is_a_configuration_where_there_is_one_of_that_name(
+    part: str, argument: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def load(source: str, **options: Any) -> Any:
+        asked.update(options, source=source)
+        return datasets.Dataset.from_list([row("hi", "yo")])
+
+    monkeypatch.setattr(datasets, "get_dataset_config_names", lambda source, revision: ["full"])
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert len(load_dialogues(f"hub:me/talks/{part}@v2")) == 1
+    assert asked == {"source": "me/talks", "revision": "v2", argument: part}
+
+
+@pytest.mark.parametrize(
+    ("reason", "advice"),
+    [
+        ("Dataset scripts are no longer supported, but found talks.py", f"hub:OWNER/NAME@{CONVERTED}"),
+        ("Config name is missing.", "hub:OWNER/NAME/CONFIGURATION"),
+    ],
+)
+def test_what_the_library_refuses_comes_with_a_way_out(
+    reason: str, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError(reason)
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(DataError, match=reason) as caught:
+        read("hub:me/talks")
+    assert advice in str(caught.value)

@@ -4,15 +4,35 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sptune.data.draft import Draft
-from sptune.data.messages import LAYOUTS, Layout, parse_record
+from sptune.data.json_records import Record
+from sptune.data.layouts import LAYOUTS, Layout, layout_of_columns
 from sptune.data.problems import Report
 from sptune.errors import DataError
 
 PREFIX = "hub:"
+CONVERTED = "refs/convert/parquet"  # the hub's own conversion of a data set, which needs no script of its authors
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the rows of a data set are.
+
+    Attributes:
+        source: a local folder, or a hub id `owner/name`.
+        part: a configuration of the data set, or a folder in it; None for none.
+        revision: branch, tag or commit; None is the newest.
+        split: name of the split; None is `train`, or the only one.
+    """
+
+    source: str
+    part: str | None = None
+    revision: str | None = None
+    split: str | None = None
 
 
 def is_saved(path: Path) -> bool:
@@ -20,31 +40,48 @@ def is_saved(path: Path) -> bool:
     return any(os.path.isfile(path / name) for name in ("state.json", "dataset_dict.json"))
 
 
+def place_of(name: str) -> Place:
+    """Takes `hub:owner/name[/part][@revision][:split]`, or `[hub:]folder[:split]`, apart.
+
+    >>> place_of("hub:owner/name/full@refs/convert/parquet:test")
+    Place(source='owner/name', part='full', revision='refs/convert/parquet', split='test')
+    """
+    source, split = name.removeprefix(PREFIX), ""
+    if not os.path.isdir(source):
+        head, colon, tail = source.rpartition(":")
+        source, split = (head, tail) if colon else (source, "")
+    if os.path.isdir(source) or source.startswith((".", "/", "~")):
+        return Place(source, split=split or None)
+    source, _, revision = source.partition("@")
+    owner, _, rest = source.partition("/")
+    title, _, part = rest.partition("/")
+    return Place(f"{owner}/{title}" if title else owner, part or None, revision or None, split or None)
+
+
 def parse(name: str, report: Report) -> Iterator[Draft]:
     """The dialogues of a data set; a problem's line is its row, counted from 1.
 
     Args:
         name: `hub:owner/name` or the path of a local folder, either with `:split` at its end; without it, the split
-            `train`, or the only one there is.
+            `train`, or the only one there is. A hub id may name a configuration or folder and a revision, see `place_of`.
         report: receives the problems of the rows.
 
     Raises:
-        DataError: the data set, the split or the `datasets` library is missing, or no column holds dialogues.
+        DataError: the data set, the split or the `datasets` library is missing, or no columns hold dialogues.
     """
     rows = _load(name)
     layout = _layout(name, rows.column_names)
-    used = ("id", "persona", "partner_persona", layout.messages)
-    rows = rows.select_columns([column for column in rows.column_names if column in used])
-    for number, row in enumerate(rows, start=1):
-        yield parse_record(row, number, layout, report)
+    rows = rows.select_columns([column for column in rows.column_names if column in layout.keys])
+    return layout.parse((Record(number, row) for number, row in enumerate(rows, start=1)), report)
 
 
 def _layout(name: str, columns: list[str]) -> Layout:
-    for layout in LAYOUTS.values():
-        if layout.messages in columns:
-            return layout
-    wanted = " or ".join(repr(layout.messages) for layout in LAYOUTS.values())
-    raise DataError(f"{name}: no column {wanted}, only {', '.join(columns)}; convert it to messages in JSONL first")
+    if kind := layout_of_columns(columns):
+        return LAYOUTS[kind]
+    raise DataError(
+        f"{name}: no columns that hold dialogues, only {', '.join(columns)} (docs/data.md lists those that are known); "
+        "convert it to messages in JSONL first"
+    )
 
 
 def _load(name: str) -> Any:
@@ -53,22 +90,34 @@ def _load(name: str) -> Any:
         import datasets
     except ImportError as error:
         raise DataError(f"{name}: the datasets library is not installed; pip install 'sptune[hub]'") from error
-    source, split = _split_name(name)
+    place = place_of(name)
     try:
-        load = datasets.load_from_disk if is_saved(Path(source)) else datasets.load_dataset
-        found = load(source)
+        if is_saved(Path(place.source)):
+            found = datasets.load_from_disk(place.source)
+        else:
+            found = datasets.load_dataset(place.source, revision=place.revision, **_part(place))
     except Exception as error:  # the library raises many kinds, from its own to those of HTTP clients
         reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
-        raise DataError(f"{name}: the data set cannot be loaded: {reason}; check its id and your connection") from error
-    return _choose(name, found, split) if isinstance(found, dict) else _undivided(name, found, split)
+        raise DataError(f"{name}: the data set cannot be loaded: {reason}; {_advice(reason)}") from error
+    return _choose(name, found, place.split) if isinstance(found, dict) else _undivided(name, found, place.split)
 
 
-def _split_name(name: str) -> tuple[str, str | None]:
-    source = name.removeprefix(PREFIX)
-    if os.path.isdir(source) or ":" not in source:
-        return source, None
-    source, _, split = source.rpartition(":")
-    return source, split
+def _part(place: Place) -> dict[str, str]:
+    """The part as `load_dataset` takes it: a configuration where there is one of that name, else a folder."""
+    import datasets
+
+    if place.part is None:
+        return {}
+    configurations = datasets.get_dataset_config_names(place.source, revision=place.revision)
+    return {"name" if place.part in configurations else "data_dir": place.part}
+
+
+def _advice(reason: str) -> str:
+    if "script" in reason:
+        return f"take the hub's own conversion of it, {PREFIX}OWNER/NAME@{CONVERTED}"
+    if "Config name is missing" in reason:
+        return f"name one of its configurations, as in {PREFIX}OWNER/NAME/CONFIGURATION"
+    return "check its id and your connection"
 
 
 def _choose(name: str, found: dict[str, Any], split: str | None) -> Any:

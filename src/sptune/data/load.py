@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast, get_args
 
-from sptune.data import convai2, hub, messages
+from sptune.data import convai2, hub
 from sptune.data.dialogue import Dialogue
 from sptune.data.draft import Draft, Persona, settle
-from sptune.data.lines import BOM, Progress, read_lines
+from sptune.data.json_records import is_document, records_of_document, records_of_lines
+from sptune.data.layouts import LAYOUTS, layout_of_text
+from sptune.data.lines import BOM, MAX_LINE, Progress, read_lines
 from sptune.data.problems import Problem, Report
 from sptune.errors import DataError, UsageError
 
-FORMATS = ("auto", "convai2", "messages", "sharegpt", "hub")
+FORMATS = ("auto", "convai2", *LAYOUTS, "hub")
 PERSONAS: tuple[str, ...] = get_args(Persona)
 SAMPLE = "sample"
 SAMPLE_PARTS = ("train", "validation", "test")
@@ -180,12 +182,10 @@ def _parse(kind: str, head: str, file: BinaryIO, report: Report, progress: Progr
     file.seek(0)
     if kind == "convai2":
         return convai2.parse(read_lines(file, report, progress=progress, size=size), report)
-    layout = messages.LAYOUTS[kind]
-    if messages.is_document(head):
-        return messages.parse_document(
-            read_lines(file, report, limit=None, progress=progress, size=size), layout, report
-        )
-    return messages.parse_lines(read_lines(file, report, progress=progress, size=size), layout, report)
+    document = is_document(head)
+    lines = read_lines(file, report, limit=None if document else MAX_LINE, progress=progress, size=size)
+    records = records_of_document(lines, report) if document else records_of_lines(lines, report)
+    return LAYOUTS[kind].parse(records, report)
 
 
 def _head(file: BinaryIO, name: str) -> str:
@@ -202,12 +202,15 @@ def _head(file: BinaryIO, name: str) -> str:
 
 def _detect(head: str, name: str) -> str:
     if head.lstrip().startswith(("{", "[")):
-        if kind := messages.layout_of(head):
+        if kind := layout_of_text(head):
             return kind
-        raise DataError(f'{name} is JSON without "messages" or "conversations"; add one, or force it with format=')
+        raise DataError(
+            f'{name} is JSON without "messages" or "conversations", and not in the columns of a known data set '
+            "(docs/data.md); add one, or force it with format="
+        )
     if convai2.looks_like(head):
         return "convai2"
-    if kind := messages.layout_of(head):
+    if kind := layout_of_text(head):
         return kind
     known = ", ".join(FORMATS[1:])
     raise DataError(f"{name}: the format cannot be told from its beginning; force it with format= ({known})")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from sptune.data.layouts import layout_of_text
 from sptune.data.lines import bad_character, read_lines
 from sptune.data.load import read
-from sptune.data.messages import layout_of
 from sptune.data.problems import Report, shown
 from sptune.errors import DataError
 
@@ -37,7 +37,7 @@ def load_persona(path: str | Path) -> tuple[str, ...]:
         raise DataError(f"{name} cannot be read: {error.strerror or error}; check its permissions") from error
     text = head.decode("utf-8-sig", errors="replace")
     json_like = text.lstrip()[:1] if file.suffix != ".txt" else ""
-    if layout_of(text) or "your persona:" in text or json_like == "{":
+    if layout_of_text(text) or "your persona:" in text or json_like == "{":
         return _of_first_dialogue(str(file))
     if len(head) > MAX_BYTES or b"\0" in head:
         raise DataError(
