@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sptune.adapter import (
     CONFIG_NAME,
+    FORMAT_VERSION,
     MAX_CONFIG_BYTES,
     WEIGHTS_NAME,
     Adapter,
@@ -136,7 +137,8 @@ def test_a_full_disk_keeps_the_adapter_that_was_there(folder: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 2}, r"format_version is 2; this sptune .* reads 1; update sptune"),
+        ({"format_version": 3}, r"format_version is 3; this sptune .* reads 1 to 2; update sptune"),
+        ({"format_version": 0}, "format_version is 0"),
         ({"format_version": None}, "format_version is None"),
         ({"format_version": "1"}, "format_version is '1'"),
         ({"format_version": True}, "format_version"),
@@ -152,6 +154,12 @@ def test_a_full_disk_keeps_the_adapter_that_was_there(folder: Path, monkeypatch:
         ({"retriever": None}, "retriever"),
         ({"retriever__kind": "os.system"}, r"retriever\.kind"),
         ({"retriever__hidden": 10**12}, r"retriever\.hidden"),
+        ({"retriever__input": "response"}, r"retriever\.input"),
+        ({"retriever__half_life": 0}, r"retriever\.half_life"),
+        ({"retriever__half_life": 1e7}, r"retriever\.half_life"),
+        ({"retriever__rank": 0}, r"retriever\.rank"),
+        ({"retriever__rank": 64.5}, r"retriever\.rank"),
+        ({"retriever__keys": 3}, r"retriever\.keys"),
         ({"template__kind": "python"}, r"template\.kind"),
         ({"template__source": None}, r"template\.source"),
         ({"template__kind": "paper"}, r"template\.source"),
@@ -166,6 +174,31 @@ def test_a_config_that_is_wrong_is_refused_by_name(folder: Path, changes: dict[s
     change_config(folder, **changes)
     with pytest.raises(AdapterError, match=rf"adapter_config\.json: .*{message}"):
         load_adapter(folder)
+
+
+def test_format_1_is_read_as_the_newest(folder: Path):
+    """It is format 2 without four keys, whose defaults are what it meant."""
+    config = json.loads((folder / CONFIG_NAME).read_text())
+    for key in ("input", "half_life", "rank", "keys"):
+        del config["retriever"][key]
+    (folder / CONFIG_NAME).write_text(json.dumps({**config, "format_version": 1}))
+    assert load_adapter(folder).config == make_adapter().config
+    assert load_adapter(folder).config.format_version == FORMAT_VERSION == 2
+
+
+def test_format_1_with_a_later_key_is_read_by_the_key(folder: Path):
+    """No reader of format 1 wrote it or would take it, so it can only have been meant."""
+    change_config(folder, format_version=1, retriever__half_life=3.0)
+    assert load_adapter(folder).config.retriever.half_life == 3
+
+
+def test_the_centre_is_as_wide_as_what_is_read(folder: Path):
+    """That of hidden states is compared with the base model, where one is loaded."""
+    change_tensors(folder, retriever__centre=torch.zeros(9))
+    with pytest.raises(AdapterError, match=r"retriever\.centre has shape \(9,\)"):
+        load_adapter(folder)
+    change_config(folder, retriever__input="hidden", retriever__keys=True)
+    assert load_adapter(folder).tensors["retriever.centre"].shape == (9,)
 
 
 def test_every_fault_of_a_config_is_named_at_once(folder: Path):

@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from sptune.adapter import CONFIG_NAME, FORMAT_VERSION, WEIGHTS_NAME, AdapterConfig
-from sptune.model.retriever import Retriever, RetrieverKind
+from sptune.model.retriever import Reading, Retriever, RetrieverKind
 
 TEXT = (Path(__file__).parents[1] / "docs" / "adapter-format.md").read_text(encoding="utf-8")
 
@@ -42,6 +42,7 @@ def test_the_example_is_valid_and_complete() -> None:
 @pytest.mark.parametrize("kind", get_args(RetrieverKind))
 def test_every_tensor_of_a_retriever_is_named(kind: RetrieverKind) -> None:
     section = TEXT.split(f"## `{WEIGHTS_NAME}`")[1].split("## Versions")[0]
-    for name in Retriever(kind, dim=8).state_dict():
+    reading = Reading() if kind == "transformer" else Reading(rank=4)
+    for name in Retriever(kind, dim=8, reading=reading, keys=3).state_dict():
         layer = re.sub(r"(layers\.\d)\..*", r"\1.*", name)
         assert f"`retriever.{layer}`" in section

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -19,10 +19,12 @@ from sptune.files import write_atomically
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT_VERSION = 1
+FORMAT_VERSION: Final = 2
+READABLE_VERSIONS = (1, 2)  # 1 is 2 without the retriever's input, half_life, rank and keys
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 PROMPTS_KEY = "prompts"
+CENTRE_KEY = "retriever.centre"
 MAX_CONFIG_BYTES = 4 * 2**20
 
 
@@ -43,7 +45,11 @@ class RetrieverConfig(_Strict):
 
     kind: Literal["linear", "transformer", "mlp", "identity"] = "linear"
     hidden: int = Field(ge=1, le=65_536)
-    activation: Literal["softplus", "relu", "leaky_relu"] = "softplus"
+    activation: Literal["softplus", "relu", "leaky_relu", "none"] = "softplus"
+    input: Literal["mean", "recent", "hidden"] = "mean"
+    half_life: float = Field(default=8.0, gt=0, le=1e6)
+    rank: int | None = Field(default=None, ge=1, le=65_536)
+    keys: bool = False
 
 
 class TemplateConfig(_Strict):
@@ -66,7 +72,7 @@ class AdapterConfig(_Strict):
     """`adapter_config.json`. K, L and D are the shape of `prompts` in `adapter_model.safetensors`."""
 
     peft_type: Literal["SELECTIVE_PROMPT_TUNING"] = "SELECTIVE_PROMPT_TUNING"
-    format_version: Literal[1] = 1
+    format_version: Literal[1, 2] = FORMAT_VERSION
     sptune_version: str = __version__
     base: BaseConfig
     num_prompts: int = Field(ge=1, le=4096)
@@ -83,7 +89,8 @@ class Adapter:
 
     Attributes:
         config: everything but the numbers.
-        tensors: `prompts` (K, L, D), `retriever.centre` (D,) and the retriever's map, all float32.
+        tensors: `prompts` (K, L, D), `retriever.centre` (as wide as what is read), the retriever's map and, where it has them, its
+            `retriever.whitener` and `retriever.keys`; all float32.
     """
 
     config: AdapterConfig
@@ -151,12 +158,12 @@ def _read_config(path: Path) -> AdapterConfig:
     if not isinstance(raw, dict):
         raise AdapterError(f"{path}: must hold a JSON object")
     version = raw.get("format_version")
-    if type(version) is not int or version != FORMAT_VERSION:
+    if type(version) is not int or version not in READABLE_VERSIONS:
         raise AdapterError(
-            f"{path}: format_version is {version!r}; this sptune ({__version__}) reads {FORMAT_VERSION}; update sptune"
+            f"{path}: format_version is {version!r}; this sptune ({__version__}) reads 1 to {FORMAT_VERSION}; update sptune"
         )
     try:
-        return AdapterConfig.model_validate_json(text)
+        return AdapterConfig.model_validate_json(text).model_copy(update={"format_version": FORMAT_VERSION})
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
         raise AdapterError(f"{path}: {faults}") from error
@@ -181,13 +188,13 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _check(config: AdapterConfig, tensors: dict[str, Tensor], path: Path) -> None:
-    wanted = {
-        PROMPTS_KEY: (config.num_prompts, config.prompt_length, config.embedding_dim),
-        "retriever.centre": (config.embedding_dim,),
-    }
-    for name, shape in wanted.items():
+    wanted: dict[str, tuple[int, ...]] = {PROMPTS_KEY: (config.num_prompts, config.prompt_length, config.embedding_dim)}
+    for name in (PROMPTS_KEY, CENTRE_KEY):
         if name not in tensors:
             raise AdapterError(f"{path / WEIGHTS_NAME}: {name} is missing")
+    if config.retriever.input != "hidden":  # else its width is that of the base model's hidden states
+        wanted[CENTRE_KEY] = (config.embedding_dim,)
+    for name, shape in wanted.items():
         if tuple(tensors[name].shape) != shape:
             raise AdapterError(
                 f"{path / WEIGHTS_NAME}: {name} has shape {tuple(tensors[name].shape)}, {CONFIG_NAME} says {shape}"

@@ -155,3 +155,83 @@ def fusion_loss(target_logprobs: Tensor) -> Tensor:
     tensor(0.9808)
     """
     return -(target_logprobs.logsumexp(0) - math.log(target_logprobs.shape[0])).mean()
+
+
+def gate(scores: Tensor, *, temperature: float) -> Tensor:
+    """log pi_ik = log_softmax_k(s_ik / temperature): (n, K) log-probabilities of the prompts given the context, from scores (n, K)."""
+    return F.log_softmax(scores / temperature, dim=1)
+
+
+def mixture_loss(log_gate: Tensor, sums: Tensor, *, tokens: int) -> Tensor:
+    """`-(1/N) sum_i log sum_k pi_ik p_k(R_i)`: the response's likelihood under the mixture of the K prompts (docs/method.md, not of the paper).
+
+    Its gradient trains each prompt in proportion to its posterior, and the gate towards it.
+
+    Args:
+        log_gate: (n, K) log pi_ik.
+        sums: (n, K) log-probability of each whole response under each prompt, nats, summed over its tokens.
+        tokens: N.
+
+    Returns:
+        Scalar, nats per token. Never above `expected_loss`.
+
+    >>> even = torch.tensor([[0.5, 0.5]]).log()
+    >>> mixture_loss(even, torch.tensor([[0.5, 0.25]]).log(), tokens=1)  # -log(0.375)
+    tensor(0.9808)
+    """
+    return -(log_gate + sums).logsumexp(1).sum() / tokens
+
+
+def expected_loss(log_gate: Tensor, sums: Tensor, *, tokens: int, uniform_share: float = 0.0) -> Tensor:
+    """`-(1/N) sum_i sum_k pi_ik log p_k(R_i)`: the loss that a prompt drawn from the gate has on average (docs/method.md, not of the paper).
+
+    Each prompt learns from the contexts that the gate gives it, so what it specialises in is something that the context shows.
+
+    Args:
+        log_gate: (n, K) log pi_ik.
+        sums: (n, K) log-probability of each whole response under each prompt, nats, summed over its tokens.
+        tokens: N.
+        uniform_share: 0..1, the share of pi that is spread evenly: what every prompt learns from every example.
+
+    Returns:
+        Scalar, nats per token.
+
+    >>> even = torch.tensor([[0.5, 0.5]]).log()
+    >>> expected_loss(even, torch.tensor([[-1.0, -3.0]]), tokens=1)
+    tensor(2.)
+    """
+    weights = (1 - uniform_share) * log_gate.exp() + uniform_share / sums.shape[1]
+    return -(weights * sums).sum() / tokens
+
+
+def balance_loss(log_gate: Tensor) -> Tensor:
+    """`KL( mean_i pi_i || uniform ) = log K - H(mean_i pi_i)`: 0 where a batch uses all prompts alike, log K where it uses one.
+
+    Args:
+        log_gate: (n, K) log pi_ik.
+
+    >>> balance_loss(torch.tensor([[0.9, 0.1], [0.1, 0.9]]).log())
+    tensor(0.)
+    """
+    mean = log_gate.exp().mean(0)
+    return (mean * (mean.clamp(min=1e-12).log() + math.log(mean.shape[0]))).sum().clamp(min=0)
+
+
+def regret_loss(scores: Tensor, nll: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """`mean_i sum_k pi_ik (l_ik - min_j l_ij)`: the regret of a prompt drawn from the retriever's own distribution; the losses are detached.
+
+    Unlike `selection_loss` it does not ask the scores to copy how the losses are spaced, only to put little weight on what is bad.
+
+    Args:
+        scores: (n, K) s_ik.
+        nll: (n, K) l_ik, nats per token.
+        temperature: of pi = softmax(s / temperature), > 0.
+
+    Returns:
+        Scalar >= 0, nats per token.
+
+    >>> regret_loss(torch.tensor([[1.0, 1.0]]), torch.tensor([[2.0, 3.0]]))
+    tensor(0.5000)
+    """
+    regret = nll.detach() - nll.detach().amin(1, keepdim=True)
+    return (gate(scores, temperature=temperature).exp() * regret).sum(1).mean()

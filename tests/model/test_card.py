@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import yaml
 
 from sptune.adapter import AdapterConfig, BaseConfig, RetrieverConfig, TemplateConfig
 from sptune.model.card import model_card
 
 
-def card_of(revision: str | None) -> str:
+def card_of(revision: str | None, **retriever: Any) -> str:
     return model_card(
         AdapterConfig(
             base=BaseConfig(id="some/base", revision=revision, embedding_sha256="ab" * 32),
             num_prompts=3,
             prompt_length=7,
             embedding_dim=576,
-            retriever=RetrieverConfig(kind="mlp", hidden=12, activation="relu"),
+            retriever=RetrieverConfig(**{"kind": "mlp", "hidden": 12, "activation": "relu", **retriever}),
             template=TemplateConfig(kind="chat"),
         )
     )
@@ -26,6 +28,16 @@ def test_the_card_says_what_the_adapter_is():
     for text in ("some/base", "v1.2", "3 x 7 x 576", "mlp, relu", "chat", "ab" * 32):
         assert text in card
     assert "revision" not in card_of(None)
+
+
+def test_the_card_says_what_the_retriever_reads_and_compares_with():
+    assert "reads the mean word embedding of a context; compares with the prompts" in card_of(None)
+    recent = card_of(None, input="recent", half_life=2.5, keys=True)
+    assert "weights halved every 2.5 tokens towards the past; compares with keys of its own" in recent
+    assert "reads the base model's last hidden state, whitened to 64 components" in card_of(
+        None, input="hidden", rank=64
+    )
+    assert "reads the word embeddings of a context;" in card_of(None, kind="transformer")
 
 
 def test_the_hub_can_read_its_head():

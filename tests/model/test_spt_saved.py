@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from naive import naive_target_logprobs
+from safetensors.torch import save_file
 from torch import Tensor
 
-from sptune.adapter import Adapter
+from sptune.adapter import CONFIG_NAME, FORMAT_VERSION, WEIGHTS_NAME, Adapter, RetrieverConfig
 from sptune.errors import AdapterError
 from sptune.model.backbone import Backbone
 from sptune.model.load import LoadedBase
-from sptune.model.retriever import Retriever
+from sptune.model.retriever import Reading, Retriever
 from sptune.model.spt import SPTModel
 from tiny import DIALOGUES, JINJA_TEMPLATE, packed, tiny_llama, tiny_spt
 
@@ -57,6 +60,94 @@ def test_a_saved_model_comes_back_the_same(tiny_base: LoadedBase, tmp_path: Path
     with torch.no_grad():
         assert torch.equal(loaded(packed(loaded)).target_logprobs, model(packed(model)).target_logprobs)
         assert torch.equal(loaded(packed(loaded)).scores, model(packed(model)).scores)
+
+
+RETRIEVERS: dict[str, dict[str, Any]] = {
+    "recent": {"reading": Reading("recent", half_life=2.5)},
+    "whitened": {"reading": Reading(rank=6), "activation": "none"},
+    "whitened to its own width": {"kind": "identity", "reading": Reading("recent", half_life=1e6, rank=6), "keys": 3},
+    "hidden": {"kind": "mlp", "reading": Reading("hidden"), "keys": 3},
+    "everything": {"reading": Reading("hidden", half_life=0.25, rank=6), "keys": 3, "activation": "none"},
+    "keys of a transformer": {"kind": "transformer", "keys": 3},
+}
+
+
+@pytest.mark.parametrize("name", RETRIEVERS)
+def test_every_way_to_read_and_compare_comes_back(tiny_base: LoadedBase, tmp_path: Path, name: str):
+    model = tiny_spt(tiny_base, retriever=Retriever(**{"kind": "linear", "dim": 32, "hidden": 12, **RETRIEVERS[name]}))
+    for buffer in model.retriever.buffers():
+        buffer.copy_(torch.randn(buffer.shape, generator=torch.Generator().manual_seed(0)))
+    model.save_pretrained(tmp_path / "adapter")
+    loaded = SPTModel.from_pretrained(tmp_path / "adapter", base=tiny_base)
+    assert loaded.retriever.reading == model.retriever.reading
+    assert loaded.adapter().config == model.adapter().config
+    assert loaded.adapter().tensors.keys() == model.adapter().tensors.keys()
+    assert ("retriever.keys" in loaded.adapter().tensors) == ("keys" in RETRIEVERS[name])
+    contexts = [dialogue.context(0) for dialogue in DIALOGUES]
+    assert torch.equal(loaded.scores(contexts), model.scores(contexts))
+
+
+def test_an_adapter_of_format_1_gives_the_scores_it_always_gave(tiny_base: LoadedBase, tmp_path: Path):
+    """Written by hand: K = 2 prompts of one token, a linear retriever of width 2, mean embeddings centred, softplus of the cosine."""
+    draw = torch.Generator().manual_seed(3)
+    tensors = {
+        "prompts": torch.randn(2, 1, 32, generator=draw),
+        "retriever.centre": torch.randn(32, generator=draw),
+        "retriever.map.weight": torch.randn(2, 32, generator=draw),
+        "retriever.map.bias": torch.randn(2, generator=draw),
+    }
+    config = {
+        "peft_type": "SELECTIVE_PROMPT_TUNING",
+        "format_version": 1,
+        "sptune_version": "0.1.0",
+        "base": {"id": "tiny", "revision": None, "embedding_sha256": tiny_base.backbone.embedding_hash()},
+        "num_prompts": 2,
+        "prompt_length": 1,
+        "embedding_dim": 32,
+        "retriever": {"kind": "linear", "hidden": 2, "activation": "softplus"},
+        "template": {"kind": "paper", "source": None, "max_length": 512, "reserve": 64, "learn_stop": True},
+        "stops": ["Q:"],
+    }
+    (tmp_path / CONFIG_NAME).write_text(json.dumps(config))
+    save_file(tensors, tmp_path / WEIGHTS_NAME)
+    model = SPTModel.from_pretrained(tmp_path, base=tiny_base)
+    context = DIALOGUES[0].context(1)
+    ids = torch.tensor(model.encoder.encode_context(context).input_ids)
+    mean = tiny_base.backbone.embedding_table[ids].mean(0) - tensors["retriever.centre"]
+    weight, bias = tensors["retriever.map.weight"], tensors["retriever.map.bias"]
+    cosines = [
+        torch.cosine_similarity(weight @ mean + bias, weight @ prompt[0] + bias, dim=0) for prompt in tensors["prompts"]
+    ]
+    wanted = torch.nn.functional.softplus(torch.stack(cosines), beta=10, threshold=1)
+    torch.testing.assert_close(model.scores([context])[0], wanted, atol=1e-6, rtol=0)
+    assert model.stops == ("Q:",)
+    assert (model.retriever.reading, model.retriever.keys) == (Reading(), None)
+    model.save_pretrained(tmp_path / "again")
+    again = SPTModel.from_pretrained(tmp_path / "again", base=tiny_base)
+    assert again.adapter().config.format_version == FORMAT_VERSION
+    assert torch.equal(again.scores([context]), model.scores([context]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rank": 33}, r"adapter_config\.json: retriever\.whiten: 33 exceeds the width of what is read, 32"),
+        ({"input": "hidden"}, r"adapter_config\.json: retriever\.keys: retriever\.input=hidden"),
+        ({"kind": "transformer", "rank": 2}, r"adapter_config\.json: retriever\.kind=transformer"),
+        ({"rank": 5}, r"shape of retriever\.whitener is none, this model asks for \(32, 5\)"),
+        ({"keys": True}, r"shape of retriever\.keys is none, this model asks for \(3, 32\)"),
+    ],
+)
+def test_a_retriever_that_cannot_be_is_an_adapter_error(
+    tiny_base: LoadedBase, tiny_model: Callable[..., SPTModel], tmp_path: Path, changes: dict[str, Any], message: str
+):
+    tiny_model().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / CONFIG_NAME).read_text())
+    RetrieverConfig.model_validate(config["retriever"] | changes)  # each key alone is in its range
+    config["retriever"] |= changes
+    (tmp_path / CONFIG_NAME).write_text(json.dumps(config))
+    with pytest.raises(AdapterError, match=message):
+        SPTModel.from_pretrained(tmp_path, base=tiny_base)
 
 
 def test_the_bare_model_is_saved_too(tiny_base: LoadedBase, tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Packed batches of training dialogues, and the mean context vector over them."""
+"""Packed batches of training dialogues."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from small_run import talks
 from sptune.data.dialogue import Dialogue, Turn
 from sptune.errors import DataError
 from sptune.model.spt import SPTModel
-from sptune.training.loader import PackedLoader, encode_all, mean_context
+from sptune.training.loader import PackedLoader, encode_all
 
 
 def order(loader: PackedLoader) -> list[list[str]]:
@@ -53,15 +53,3 @@ def test_without_a_response_there_is_nothing_to_learn(tiny_model: Callable[..., 
         encode_all(tiny_model(), [Dialogue("a", (), (Turn("hi"),))])
     with pytest.raises(DataError, match="no response to learn from"):
         encode_all(tiny_model(), [])
-
-
-@pytest.mark.parametrize("budget", [16, 64, 4096])
-def test_the_mean_context_is_over_all_turns_whatever_the_batches(tiny_model: Callable[..., SPTModel], budget: int):
-    model = tiny_model()
-    sequences = encode_all(model, talks(9))
-    vectors = [
-        model.backbone.embed(torch.tensor([sequence.input_ids[: span.context_length]]))[0].double().mean(0)
-        for sequence in sequences
-        for span in sequence.spans
-    ]
-    torch.testing.assert_close(mean_context(model, sequences, budget), torch.stack(vectors).mean(0).float())

@@ -43,6 +43,15 @@ def test_only_the_last_contexts_count():
     assert monitor.figures().usage == (0.0, 1.0)
 
 
+def test_what_is_forgotten_does_not_count():
+    monitor = Monitor()
+    monitor.add(torch.tensor([[1.0, 0.0]] * 5), torch.ones(5, 2))
+    monitor.forget()
+    monitor.add(torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 3.0]]))
+    figures = monitor.figures()
+    assert (figures.usage, figures.regret) == ((0.0, 1.0), 2.0)
+
+
 def test_what_is_kept_holds_no_graph():
     monitor = Monitor()
     scores = torch.rand(2, 2, requires_grad=True)
@@ -61,7 +70,9 @@ def test_collapse_is_told_with_the_prompt_the_share_and_what_to_try():
     (warning,) = Monitor().warnings(COLLAPSED, progress=0.5)
     assert warning.startswith("the retriever has collapsed: 98% of contexts choose prompt 1. Try ")
     assert "retriever.centre=true" in warning
+    assert "retriever.keys=clusters" in warning
     assert "losses.update=responsibility" in warning
+    assert "losses.balance_weight" in warning
 
 
 def test_alike_prompts_are_told_with_the_figure_and_what_to_try():

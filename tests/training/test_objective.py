@@ -82,6 +82,11 @@ PARTS = {
     "fusion": ({"fusion": {"weight": 0}}, "fusion_loss"),
 }
 
+GATED: dict[str, dict[str, Any]] = {
+    "expected": {"objective": "expected", "gate_temperature": 0.3, "uniform_share": 0.2},
+    "mixture": {"objective": "mixture", "gate_temperature": 0.3},
+}
+
 
 @pytest.mark.parametrize("part", PARTS)
 def test_weight_zero_switches_a_loss_off(
@@ -191,6 +196,123 @@ def test_noise_leaves_global_generators_and_other_parts_alone(batch: TokenBatch,
     for part in ("llm", "contrastive", "fusion"):
         assert torch.equal(getattr(noisy, part), getattr(plain, part))
     assert torch.equal(noisy.nll, plain.nll), "the monitor sees losses without noise"
+
+
+# Objectives under the gate.
+
+
+def pure_gated(name: str, scores: Tensor, output: SPTOutput, batch: TokenBatch) -> Tensor:
+    sums = losses.example_sums(output.target_logprobs, example=batch.target_example, examples=batch.examples)
+    log_gate, tokens = losses.gate(scores, temperature=0.3), len(batch.target_ids)
+    if name == "mixture":
+        return losses.mixture_loss(log_gate, sums, tokens=tokens)
+    return losses.expected_loss(log_gate, sums, tokens=tokens, uniform_share=0.2)
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_a_gated_objective_is_the_pure_loss_in_the_place_of_the_mean(batch: TokenBatch, output: SPTOutput, name: str):
+    settings = GATED[name] | {"llm_weight": 0.5, "balance_weight": 0.25}
+    parts, published = objective(settings)(output, batch), objective()(output, batch)
+    balance = losses.balance_loss(losses.gate(output.scores, temperature=0.3))
+    torch.testing.assert_close(parts.llm, pure_gated(name, output.scores, output, batch))
+    torch.testing.assert_close(parts.balance, balance)
+    assert balance.item() > 0
+    for part in ("selection", "contrastive", "fusion", "nll"):
+        torch.testing.assert_close(getattr(parts, part), getattr(published, part))
+    rest = 0.4 * parts.selection + 0.4 * parts.contrastive + parts.fusion
+    torch.testing.assert_close(parts.total, 0.5 * parts.llm + rest + 0.25 * balance)
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_a_gated_objective_trains_scores_and_prompts(batch: TokenBatch, output: SPTOutput, name: str):
+    objective(GATED[name])(output, batch).llm.backward()
+    for tensor in (output.target_logprobs, output.scores):
+        assert tensor.grad is not None
+        assert bool(tensor.grad.abs().sum() > 0)
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_of_one_prompt_every_objective_is_the_mean(batch: TokenBatch, output: SPTOutput, name: str):
+    alone = SPTOutput(output.target_logprobs[:1], output.scores[:, :1])
+    torch.testing.assert_close(objective(GATED[name])(alone, batch).llm, objective()(alone, batch).llm)
+
+
+def test_nothing_is_balanced_without_a_weight(batch: TokenBatch, output: SPTOutput, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(losses, "balance_loss", None)
+    assert objective(GATED["mixture"])(output, batch).balance.item() == 0
+
+
+# Regret.
+
+
+def test_regret_takes_the_place_of_the_divergence(batch: TokenBatch, output: SPTOutput):
+    settings = {"selection": {"kind": "regret", "weight": 0.7, "student_temperature": 0.2}}
+    parts, published = objective(settings)(output, batch), objective()(output, batch)
+    pure = losses.regret_loss(output.scores, parts.nll, temperature=0.2)
+    torch.testing.assert_close(parts.selection, pure)
+    torch.testing.assert_close(parts.total - 0.7 * pure, published.total - 0.4 * published.selection)
+
+
+# Shuffled teachers.
+
+SHUFFLED = {"shuffle_teachers": True, "selection": {"student_temperature": 0.2}}
+
+
+def test_a_shuffled_context_learns_from_the_losses_of_another(batch: TokenBatch, output: SPTOutput):
+    """The loss is that of the scores in a random order, which depends on (seed, step) alone."""
+
+    def order(seed: int, step: int) -> list[int]:
+        rule, taken = objective(SHUFFLED, seed=seed), []
+        original = losses.selection_loss
+        torch.manual_seed(int(torch.randint(1000, (1,))))  # whatever else draws numbers
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(losses, "selection_loss", lambda s, *a, **k: (taken.append(s), original(s, *a, **k))[1])
+            rule(output, batch, step=step)
+        return [int((output.scores == row).all(1).nonzero()) for row in taken[0]]
+
+    orders = {(seed, step): order(seed, step) for seed in range(3) for step in range(4)}
+    assert all(sorted(found) == list(range(8)) for found in orders.values())
+    assert len({tuple(found) for found in orders.values()}) == len(orders)
+    assert order(1, 2) == orders[1, 2]
+
+
+@pytest.mark.parametrize("settings", [{}, GATED["mixture"], GATED["expected"], {"selection": {"kind": "regret"}}])
+def test_all_that_teaches_is_shuffled_and_nothing_else(batch: TokenBatch, output: SPTOutput, settings: dict[str, Any]):
+    plain = objective(settings)(output, batch, step=3)
+    shuffled = objective({**settings, "shuffle_teachers": True})(output, batch, step=3)
+    assert shuffled.selection.item() != plain.selection.item()
+    assert (shuffled.llm.item() != plain.llm.item()) == ("objective" in settings)
+    for part in ("contrastive", "fusion", "nll"):
+        assert torch.equal(getattr(shuffled, part), getattr(plain, part))
+
+
+def test_shuffled_teachers_teach_nothing_on_average(batch: TokenBatch, output: SPTOutput):
+    """The mean gradient over many steps is the same for every context: it depends on none of them."""
+    rule = objective({**SHUFFLED, "contrastive": {"weight": 0}, "fusion": {"weight": 0}})
+    constant = replace(output, scores=torch.ones_like(output.scores).requires_grad_())
+    gradients = []
+    for step in range(300):
+        (gradient,) = torch.autograd.grad(rule(constant, batch, step=step).selection, constant.scores)
+        gradients.append(gradient)
+    mean = torch.stack(gradients).mean(0)
+    plain = objective({"selection": SHUFFLED["selection"]})
+    (single,) = torch.autograd.grad(plain(constant, batch).selection, constant.scores)
+    assert mean.std(0).max() < 0.1 * single.std(0).max()
+
+
+# The shared start.
+
+
+def test_while_the_prompts_are_one_only_their_likelihood_counts(batch: TokenBatch, output: SPTOutput):
+    alone = replace(output, target_logprobs=output.target_logprobs[1:2].detach().requires_grad_())
+    parts = objective({"llm_weight": 0.5, "balance_weight": 0.3, **GATED["mixture"]}).shared(alone, batch)
+    torch.testing.assert_close(parts.llm, -alone.target_logprobs.mean())
+    torch.testing.assert_close(parts.total, 0.5 * parts.llm)
+    assert [getattr(parts, part).item() for part in ("selection", "contrastive", "fusion", "balance")] == [0, 0, 0, 0]
+    wanted = losses.example_nll(alone.target_logprobs, example=batch.target_example, examples=batch.examples)
+    assert torch.equal(parts.nll, wanted.expand(-1, K))
+    assert not parts.nll.requires_grad
+    assert objective({"llm_weight": 0}).shared(alone, batch).total.requires_grad, "or nothing would be learned"
 
 
 def test_gradients_go_where_they_belong(batch: TokenBatch, output: SPTOutput):

@@ -18,11 +18,13 @@ from sptune.config import LossesSection
 from sptune.data.dialogue import Dialogue
 from sptune.errors import RecipeError, StorageError
 from sptune.model.load import LoadedBase
+from sptune.model.retriever import Reading, Retriever
 from sptune.model.spt import SPTModel
 from sptune.training import checkpoint, trainer
 from sptune.training.metrics_log import read_metrics
 from sptune.training.trainer import SPTTrainer
 from sptune.training.validation import validate
+from tiny import tiny_spt
 
 LLM_ONLY = {"selection": {"weight": 0}, "contrastive": {"weight": 0}, "fusion": {"weight": 0}}
 
@@ -207,6 +209,73 @@ def test_a_resumed_run_keeps_the_centre_of_its_checkpoint(tiny_model: Callable[.
     assert torch.equal(other.retriever.centre, saved)
 
 
+# Every retriever and objective.
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "recent": {"reading": Reading("recent", half_life=3)},
+    "whitened": {"reading": Reading(rank=6)},
+    "keys": {"keys": 3},
+    "hidden, whitened, with keys": {"reading": Reading("hidden", rank=6), "keys": 3, "activation": "none"},
+}
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "expected": {"objective": "expected", "uniform_share": 0.1},
+    "mixture": {"objective": "mixture", "balance_weight": 0.1},
+    "regret": {"selection": {"kind": "regret"}},
+    "shuffled": {"shuffle_teachers": True},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "objective"),
+    [(name, "mixture") for name in OPTIONS] + [("keys", name) for name in OBJECTIVES if name != "mixture"],
+)
+def test_every_way_to_read_trains_by_every_objective(tiny_base: LoadedBase, tmp_path: Path, name: str, objective: str):
+    """Prompts, map and keys move; centre and whitener are set before the first step and stay; it all comes back."""
+    torch.manual_seed(0)
+    model = tiny_spt(tiny_base, retriever=Retriever("linear", **{"dim": 32, **OPTIONS[name]}))
+    clusters = model.retriever.keys is not None
+    run = small_trainer(model, tmp_path, losses=OBJECTIVES[objective], options={"clusters": clusters}, max_steps=3)
+    before, prepared = trained(model), {key: value.clone() for key, value in model.retriever.named_buffers()}
+    assert all(bool(value.any()) for value in prepared.values())
+    run.train()
+    assert all(not torch.equal(tensor, before[key]) for key, tensor in trained(model).items())
+    assert all(torch.equal(value, prepared[key]) for key, value in model.retriever.named_buffers())
+    loaded = SPTModel.from_pretrained(tmp_path / "adapter", base=tiny_base)
+    contexts = [talk.context(0) for talk in talks(3, seed=5)]
+    assert torch.equal(loaded.scores(contexts), model.scores(contexts))
+    balances = [record["balance"] for record in read_metrics(run.metrics.path) if record["kind"] == "train"]
+    assert all((balance > 0) == (objective == "mixture") for balance in balances)
+
+
+TEACHERS: dict[str, dict[str, Any]] = {
+    "expected": {"objective": "expected"},
+    "mixture": {"objective": "mixture"},
+    "regret": {
+        "llm_weight": 0,
+        "selection": {"kind": "regret", "student_temperature": 0.1},
+        "fusion": {"weight": 1e-9},
+    },
+}
+
+
+@pytest.mark.parametrize("teacher", TEACHERS)
+def test_the_retriever_learns_to_choose_what_is_better(tiny_base: LoadedBase, tmp_path: Path, teacher: str):
+    """On the training dialogues, with prompts that hardly move: from a choice at random to less than half of its regret."""
+    torch.manual_seed(0)
+    model = tiny_spt(
+        tiny_base, retriever=Retriever("linear", dim=32, reading=Reading(rank=12), keys=3, activation="none")
+    )
+    small = talks(8, turns=2)
+    rates = {"prompt_lr": 1e-9, "retriever_lr": 0.05}
+    run = small_trainer(model, tmp_path, train=small, losses=LLM_ONLY | TEACHERS[teacher], max_steps=40, **rates)
+    before = validate(model, small)
+    run.train()
+    after = validate(model, small)
+    assert after["specialisation"] == pytest.approx(before["specialisation"]), "the regret of a random choice"
+    assert before["regret"] > 0.8 * before["specialisation"]
+    assert after["regret"] < 0.4 * after["specialisation"]
+
+
 # What is written.
 
 TRAIN_KEYS = {
@@ -220,6 +289,7 @@ TRAIN_KEYS = {
         "selection",
         "contrastive",
         "fusion",
+        "balance",
         "tokens",
         "examples",
     ),

@@ -60,6 +60,11 @@ class Backbone(nn.Module):
         return int(self.embedding_table.shape[1])
 
     @property
+    def hidden_dim(self) -> int:
+        """H, width of the last hidden states."""
+        return int(self.model.get_output_embeddings().weight.shape[1])
+
+    @property
     def embedding_table(self) -> Tensor:
         """(V, D) the word-embedding table."""
         table: Tensor = self.model.get_input_embeddings().weight

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sptune.adapter import AdapterConfig
+from sptune.adapter import AdapterConfig, RetrieverConfig
 
 _CARD = """---
 library_name: sptune
@@ -22,7 +22,7 @@ is frozen; this adapter only changes its input embeddings.
 |---|---|
 | base model | `{base}`{revision} |
 | prompts x virtual tokens x width | {count} x {length} x {dim} |
-| retriever | {retriever}, {activation} |
+| retriever | {retriever}, {activation}; reads {reading}; compares with {keys} |
 | template | {template} |
 | SHA-256 of the base's embedding table | `{digest}` |
 
@@ -52,6 +52,19 @@ def model_card(config: AdapterConfig) -> str:
         dim=config.embedding_dim,
         retriever=config.retriever.kind,
         activation=config.retriever.activation,
+        reading=_reading(config.retriever),
+        keys="keys of its own" if config.retriever.keys else "the prompts",
         template=config.template.kind,
         digest=config.base.embedding_sha256,
     )
+
+
+def _reading(retriever: RetrieverConfig) -> str:
+    if retriever.kind == "transformer":
+        return "the word embeddings of a context"
+    what = {
+        "mean": "the mean word embedding of a context",
+        "recent": f"the mean word embedding of a context, weights halved every {retriever.half_life:g} tokens towards the past",
+        "hidden": "the base model's last hidden state",
+    }[retriever.input]
+    return f"{what}, whitened to {retriever.rank} components" if retriever.rank else what

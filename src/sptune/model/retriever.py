@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,8 +14,12 @@ from torch import Tensor, nn
 from sptune.errors import RecipeError
 
 RetrieverKind = Literal["linear", "transformer", "mlp", "identity"]
-ScoreActivation = Literal["softplus", "relu", "leaky_relu"]
+RetrieverInput = Literal["mean", "recent", "hidden"]
+ScoreActivation = Literal["softplus", "relu", "leaky_relu", "none"]
 HEADS = 4  # of the transformer kind, as published
+MOST_HALF_LIVES = 32  # what is older weighs less than 2^-32 in all
+LONGEST_HALF_LIFE = 1e6  # tokens
+AGES = 32  # that are read at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +31,14 @@ class Contexts:
         row: (n,) the sequence of each context.
         length: (n,) tokens of each context, counted from the start of its sequence, or from `start`.
         start: (n,) first token of each context; where padding stands on the left it is not 0.
+        hidden: (B, T, H) last hidden states of the bare model over the sequences, where the retriever reads them.
     """
 
     embeddings: Tensor
     row: Tensor
     length: Tensor
     start: Tensor | None = None
+    hidden: Tensor | None = None
 
     def means(self) -> Tensor:
         """(n, D) float32 mean embedding of each context.
@@ -43,6 +51,30 @@ class Contexts:
         before = torch.where((self._start() > 0)[:, None], sums[self.row, (self._start() - 1).clamp(min=0)], 0.0)
         return ((total - before) / self.length[:, None]).float()
 
+    def recent(self, half_life: float) -> Tensor:
+        """(n, D) float32 mean embedding with weights `2^(-age / half_life)`, the last token of the context having age 0: mostly the last message.
+
+        Ages are read some at a time, so that no tensor holds n whole contexts.
+        """
+        start, length = self._start()[:, None], self.length[:, None]  # (n, 1)
+        total = self.embeddings.new_zeros(len(self.row), self.embeddings.shape[2], dtype=torch.float64)
+        mass = total.new_zeros(len(self.row), 1)
+        oldest = math.ceil(min(int(self.length.max()), MOST_HALF_LIVES * half_life))
+        for newest in range(0, oldest, AGES):
+            age = torch.arange(newest, min(newest + AGES, oldest), device=self.row.device)
+            weight = 0.5 ** (age.double() / half_life) * (age < length)  # (n, ages)
+            position = (start + length - 1 - age).maximum(start)
+            tokens = self.embeddings[self.row[:, None], position].double()  # (n, ages, D)
+            total += torch.einsum("na,nad->nd", weight, tokens)
+            mass += weight.sum(1, keepdim=True)
+        return (total / mass).float()
+
+    def last_hidden(self) -> Tensor:
+        """(n, H) float32 hidden state of the bare model at each context's last token: what it is about to say."""
+        if self.hidden is None:
+            raise ValueError("hidden: missing; a retriever that reads hidden states needs those of the bare model")
+        return self.hidden[self.row, self._start() + self.length - 1].float()
+
     def tokens(self) -> tuple[Tensor, Tensor]:
         """Each context's own token embeddings (n, T', D), T' the longest context, and the mask (n, T') of real tokens."""
         steps = torch.arange(int(self.length.max()), device=self.row.device)
@@ -54,31 +86,67 @@ class Contexts:
         return torch.zeros_like(self.length) if self.start is None else self.start
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the retriever reads of a context, before the map g.
+
+    Attributes:
+        input: `mean` word embedding (published), `recent`: the mean with weights that halve every `half_life` tokens towards the past, or
+            `hidden`: the bare model's last hidden state, at the cost of one more run over the context.
+        half_life: of `recent`: tokens, above 0 and at most 1e6, which weighs the tokens of any context alike.
+        rank: whitened to that many principal components of the training contexts; None reads the raw vector.
+    """
+
+    input: RetrieverInput = "mean"
+    half_life: float = 8.0
+    rank: int | None = None
+
+
 class Retriever(nn.Module):
     """s_ik = act(cos(g(c_i), g(p_k))), with one trainable map g for contexts and prompts (paper, section 3.2).
+
+    The published retriever reads mean embeddings and compares with the prompts' own mean rows. Other readings, and keys of their own in place of
+    g(p_k), which then pull no longer on the prompts, are this project's (docs/method.md).
 
     Args:
         kind: `linear` (published default: one linear map of the mean embeddings), `mlp` (two layers), `transformer` (published alternative:
             2 layers, 4 heads, over the un-pooled embeddings) or `identity` (nothing to train but the prompts).
-        dim: D, the embedding width.
-        hidden: width of g's output, of kinds `linear` and `mlp`; D where None, and for the other kinds.
-        activation: `softplus` (beta 10, threshold 1, as published), `relu` or `leaky_relu`: a similarity below 0 counts as (nearly) 0.
+        dim: width of what is read: D, or that of the hidden states.
+        hidden: width of g's output, of kinds `linear` and `mlp`; that of its input where None, and for the other kinds.
+        activation: `softplus` (beta 10, threshold 1, as published), `relu` or `leaky_relu`: a similarity below 0 counts as (nearly) 0; `none`.
+        reading: what is read of a context.
+        keys: K trainable keys in place of g(p_k), or None.
 
     Raises:
-        RecipeError: kind `transformer` and a width that its heads do not divide.
+        RecipeError: kind `transformer` and a width that its heads do not divide, or another reading than the mean; a rank above the width; a
+            half-life out of range; hidden states without keys of their own.
     """
 
     def __init__(
-        self, kind: RetrieverKind, *, dim: int, hidden: int | None = None, activation: ScoreActivation = "softplus"
+        self,
+        kind: RetrieverKind,
+        *,
+        dim: int,
+        hidden: int | None = None,
+        activation: ScoreActivation = "softplus",
+        reading: Reading = Reading(),
+        keys: int | None = None,
     ) -> None:
         super().__init__()
         self.kind = kind
         self.activation = activation
-        self.hidden = hidden if hidden and kind in ("linear", "mlp") else dim
+        self.reading = reading
+        _refuse(kind, reading, dim=dim, keys=keys)
+        width = reading.rank or dim
+        self.hidden = hidden if hidden and kind in ("linear", "mlp") else width
         self.register_buffer("centre", torch.zeros(dim))
-        self.map: nn.Module = _make_map(kind, dim, self.hidden)
+        if reading.rank:
+            self.register_buffer("whitener", torch.eye(dim, reading.rank))
+        self.map: nn.Module = _make_map(kind, width, self.hidden)
+        self.keys = nn.Parameter(torch.randn(keys, self.hidden)) if keys else None
 
     centre: Tensor  # (D,) mean context vector of the training data, or zeros
+    whitener: Tensor  # (D, rank) principal components of the training contexts, each divided by its standard deviation
 
     def forward(self, contexts: Contexts, prompts: Tensor) -> Tensor:
         """Scores of n contexts against K prompts.
@@ -88,30 +156,47 @@ class Retriever(nn.Module):
             prompts: (K, L, D) soft prompts.
 
         Returns:
-            (n, K) scores s_ik in the range of the activation; all equal where L = 0.
+            (n, K) scores s_ik in the range of the activation; all equal where L = 0 and there are no keys.
         """
         return self.score(self.encode_contexts(contexts), self.encode_prompts(prompts))
 
     def encode_contexts(self, contexts: Contexts) -> Tensor:
         """g(c_i): (n, hidden)."""
         if self.kind != "transformer":
-            encoded: Tensor = self.map(contexts.means() - self.centre)
-            return encoded
+            return self.encode(self.read(contexts))
         tokens, mask = contexts.tokens()
         return self._pool(tokens - self.centre, mask)
 
+    def encode(self, read: Tensor) -> Tensor:
+        """g of what was read (n, D): centred, whitened and mapped to (n, hidden); of all kinds but `transformer`."""
+        encoded: Tensor = self.map(self._whitened(read - self.centre))
+        return encoded
+
+    def read(self, contexts: Contexts) -> Tensor:
+        """(n, D) or (n, H): what is read of n contexts, neither centred nor whitened."""
+        if self.reading.input == "hidden":
+            return contexts.last_hidden()
+        return contexts.recent(self.reading.half_life) if self.reading.input == "recent" else contexts.means()
+
+    def _whitened(self, vectors: Tensor) -> Tensor:
+        return vectors @ self.whitener if self.reading.rank else vectors
+
     def encode_prompts(self, prompts: Tensor) -> Tensor:
-        """g(p_k): (K, hidden) of prompts (K, L, D)."""
+        """g(p_k): (K, hidden) of prompts (K, L, D), or the keys in its place."""
+        if self.keys is not None:
+            return self.keys
         if prompts.shape[1] == 0:
             return prompts.new_zeros(prompts.shape[0], self.hidden)
         if self.kind != "transformer":
-            encoded: Tensor = self.map(prompts.mean(1))
+            encoded: Tensor = self.map(self._whitened(prompts.mean(1)))
             return encoded
         return self._pool(prompts, torch.ones(prompts.shape[:2], dtype=torch.bool, device=prompts.device))
 
     def score(self, contexts: Tensor, prompts: Tensor) -> Tensor:
         """act(cos) of g(c) (n, hidden) and g(p) (K, hidden): (n, K)."""
         cosine = F.normalize(contexts, dim=-1) @ F.normalize(prompts, dim=-1).T
+        if self.activation == "none":
+            return cosine
         if self.activation == "softplus":
             return F.softplus(cosine, beta=10, threshold=1)
         return F.relu(cosine) if self.activation == "relu" else F.leaky_relu(cosine)
@@ -121,13 +206,31 @@ class Retriever(nn.Module):
         return (encoded * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
 
 
-def seeded_retriever(
-    kind: RetrieverKind, *, dim: int, hidden: int | None = None, activation: ScoreActivation = "softplus", seed: int
-) -> Retriever:
-    """A new `Retriever` whose initial map depends on `seed` alone; torch's global random state stays as it is."""
+def seeded_retriever(make: Callable[[], Retriever], *, seed: int) -> Retriever:
+    """A new `Retriever` whose initial numbers depend on `seed` alone; torch's global random state stays as it is."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Retriever(kind, dim=dim, hidden=hidden, activation=activation)
+        return make()
+
+
+def _refuse(kind: RetrieverKind, reading: Reading, *, dim: int, keys: int | None) -> None:
+    """Refuse readings that cannot be had."""
+    if kind == "transformer" and (reading.input != "mean" or reading.rank):
+        raise RecipeError(
+            "retriever.kind=transformer: reads all tokens; leave retriever.input and retriever.whiten out"
+        )
+    if reading.input == "hidden" and not keys:
+        raise RecipeError(
+            "retriever.keys: retriever.input=hidden reads hidden states, which are no match for prompts; set retriever.keys=clusters or random"
+        )
+    if reading.rank and reading.rank > dim:
+        raise RecipeError(
+            f"retriever.whiten: {reading.rank} exceeds the width of what is read, {dim}; set it to {dim} or less"
+        )
+    if not 0 < reading.half_life <= LONGEST_HALF_LIFE:
+        raise RecipeError(
+            f"retriever.half_life: {reading.half_life:g} is not above 0 and at most {LONGEST_HALF_LIFE:,.0f} tokens; input=mean weighs all alike"
+        )
 
 
 def _make_map(kind: RetrieverKind, dim: int, hidden: int) -> nn.Module:

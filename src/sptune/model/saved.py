@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sptune.adapter import WEIGHTS_NAME, AdapterConfig, BaseConfig, RetrieverConfig, TemplateConfig
+from sptune.adapter import CONFIG_NAME, WEIGHTS_NAME, AdapterConfig, BaseConfig, RetrieverConfig, TemplateConfig
 from sptune.data.encoder import DialogueEncoder
-from sptune.data.template import JinjaTemplate, make_template
-from sptune.errors import AdapterError
-from sptune.model.retriever import Retriever
+from sptune.data.template import make_template
+from sptune.errors import AdapterError, RecipeError
+from sptune.model.retriever import Reading, Retriever
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,10 +28,18 @@ def describe(model: SPTModel) -> AdapterConfig:
         num_prompts=model.prompts.count,
         prompt_length=model.prompts.length,
         embedding_dim=backbone.embedding_dim,
-        retriever=RetrieverConfig(kind=retriever.kind, hidden=retriever.hidden, activation=retriever.activation),
+        retriever=RetrieverConfig(
+            kind=retriever.kind,
+            hidden=retriever.hidden,
+            activation=retriever.activation,
+            input=retriever.reading.input,
+            half_life=retriever.reading.half_life,
+            rank=retriever.reading.rank,
+            keys=retriever.keys is not None,
+        ),
         template=TemplateConfig(
             kind=template.kind,
-            source=template.source if isinstance(template, JinjaTemplate) else None,
+            source=getattr(template, "source", None),
             max_length=encoder.max_length,
             reserve=encoder.reserve,
             learn_stop=encoder.learn_stop,
@@ -54,19 +62,29 @@ def make_encoder(config: AdapterConfig, base: LoadedBase) -> DialogueEncoder:
     )
 
 
-def make_retriever(config: AdapterConfig, tensors: Mapping[str, Tensor]) -> Retriever:
+def make_retriever(config: AdapterConfig, tensors: Mapping[str, Tensor], *, base: LoadedBase) -> Retriever:
     """An adapter's retriever, still without its numbers. Shapes are compared before memory is taken for them.
 
     Raises:
-        AdapterError: the tensors do not have the shapes that the configuration asks for.
+        AdapterError: a retriever that cannot be, or tensors that do not have the shapes that the configuration asks for.
     """
 
     def build() -> Retriever:
-        kind, r = config.retriever.kind, config.retriever
-        return Retriever(kind, dim=config.embedding_dim, hidden=r.hidden, activation=r.activation)
+        r = config.retriever
+        return Retriever(
+            r.kind,
+            dim=base.backbone.hidden_dim if r.input == "hidden" else config.embedding_dim,
+            hidden=r.hidden,
+            activation=r.activation,
+            reading=Reading(r.input, half_life=r.half_life, rank=r.rank),
+            keys=config.num_prompts if r.keys else None,
+        )
 
-    with torch.device("meta"):
-        wanted = {f"retriever.{name}": tensor for name, tensor in build().state_dict().items()}
+    try:
+        with torch.device("meta"):
+            wanted = {f"retriever.{name}": tensor for name, tensor in build().state_dict().items()}
+    except RecipeError as error:
+        raise AdapterError(f"{CONFIG_NAME}: {error}") from error
     check_shapes(wanted, {name: tensor for name, tensor in tensors.items() if name.startswith("retriever.")})
     return build()
 

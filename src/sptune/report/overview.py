@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sptune.config import LossesSection, Recipe
+from sptune.config import LossesSection, Recipe, RetrieverSection
 from sptune.report.differences import Differences, comparable
 from sptune.report.document import Block, Row, Section, Table, Tile, Tiles, Warnings, table_row
 from sptune.report.results import label_of, result_tiles
@@ -110,7 +110,7 @@ def _recipe_rows(recipe: Recipe) -> Iterator[Row]:
     )
     yield table_row("prompts", f"K = {p.count} of L = {p.length} virtual tokens, initialised from {p.init}")
     if p.count > 1:
-        yield table_row("retriever", f"{r.kind}, {r.activation}, {'centred' if r.centre else 'not centred'}")
+        yield table_row("retriever", _retriever(r))
     yield table_row(
         "template",
         f"{t.kind}, at most {t.max_length} tokens, {'learns' if t.learn_stop else 'does not learn'} where a reply ends",
@@ -128,6 +128,8 @@ def _recipe_rows(recipe: Recipe) -> Iterator[Row]:
         f"{o.optimizer}, learning rate {o.prompt_lr:g} (prompts) and {o.retriever_lr:g} (retriever), {o.scheduler}, "
         f"{o.batch_tokens:,} tokens a batch" + (f" x {o.gradient_accumulation}" if o.gradient_accumulation > 1 else ""),
     )
+    if o.shared and p.count > 1:
+        yield table_row("shared start", f"the prompts are one for {o.shared:.0%} of the steps")
     yield table_row("seed", f"{recipe.seed}")
 
 
@@ -135,19 +137,33 @@ def _data(path: str, split: str | None) -> str:
     return f"{path}, dialogues {split}" if split else f"{path}, all dialogues"
 
 
+def _retriever(r: RetrieverSection) -> str:
+    reads = {
+        "mean": "mean embeddings",
+        "recent": f"recent tokens (half-life {r.half_life:g})",
+        "hidden": "hidden states",
+    }
+    parts = [r.kind, r.activation, "centred" if r.centre or r.whiten else "not centred"]
+    if r.kind != "transformer":
+        parts.append(f"reads {reads[r.input]}" + (f" whitened to {r.whiten} components" if r.whiten else ""))
+    keys = {"prompts": "the prompts", "random": "keys of its own", "clusters": "keys of its own, from clusters"}
+    return ", ".join([*parts, f"compares with {keys[r.keys]}"])
+
+
 def _losses(losses: LossesSection) -> str:
-    c = losses.contrastive
+    c, s = losses.contrastive, losses.selection
+    even = f", {losses.uniform_share:.0%} spread evenly" if losses.uniform_share else ""
+    gated = f" ({losses.objective}, gate τ = {losses.gate_temperature:g}{even})" if losses.objective != "mean" else ""
+    teacher = f"{s.teacher_temperature:g}, " if s.kind == "kl" else ""
     parts = {
-        "LLM": (losses.llm_weight, ""),
-        "selection": (
-            losses.selection.weight,
-            f" (τ = {losses.selection.teacher_temperature:g}, {losses.selection.student_temperature:g})",
-        ),
+        "LLM": (losses.llm_weight, gated),
+        "selection" if s.kind == "kl" else "regret": (s.weight, f" (τ = {teacher}{s.student_temperature:g})"),
         "contrastive": (c.weight, f" ({c.similar} where {c.similarity} > {c.threshold:g})"),
         "fusion": (losses.fusion.weight, f" ({losses.fusion.kind})"),
+        "balance": (losses.balance_weight, ""),
     }
     total = " + ".join(f"{weight:g} {name}{detail}" for name, (weight, detail) in parts.items() if weight)
-    return f"{total}; update: {losses.update}"
+    return f"{total}; update: {losses.update}" + ("; shuffled teachers" if losses.shuffle_teachers else "")
 
 
 def _training_rows(run: RunFolder) -> Iterator[Row]:

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
-from sptune.data.batch import TokenBatch, collate
+from sptune.data.batch import collate
 from sptune.data.encoder import TokenSequence
 from sptune.data.packing import TokenBudgetSampler
 from sptune.errors import DataError
-from sptune.model.retriever import Contexts
 
 if TYPE_CHECKING:
     from sptune.data.dialogue import Dialogue
@@ -64,16 +61,3 @@ def encode_all(model: SPTModel, dialogues: Sequence[Dialogue]) -> list[TokenSequ
     if not sequences:
         raise DataError("the training dialogues hold no response to learn from; check data.path and data.train")
     return sequences
-
-
-@torch.no_grad()
-def mean_context(model: SPTModel, sequences: Sequence[TokenSequence], budget: int) -> Tensor:
-    """(D,) mean of the context vectors c_i over all turns of `sequences`."""
-    total = torch.zeros(model.backbone.embedding_dim, dtype=torch.float64)
-    count = 0
-    for inputs in PackedLoader(sequences, model=model, budget=8 * budget, shuffle=False):
-        batch: TokenBatch = inputs["batch"].to(model.backbone.device)
-        means = Contexts(model.backbone.embed(batch.input_ids), batch.example_row, batch.context_length).means()
-        total += means.double().sum(0).cpu()
-        count += batch.examples
-    return (total / count).float()

@@ -61,6 +61,11 @@ class Monitor:
         self._scores.extend(scores.detach().float().cpu())
         self._nll.extend(nll.detach().float().cpu())
 
+    def forget(self) -> None:
+        """Drop the contexts seen so far: the prompts are others now."""
+        self._scores.clear()
+        self._nll.clear()
+
     def figures(self) -> SelectionFigures:
         """Figures of the contexts in the window."""
         return selection_figures(torch.stack(list(self._scores)), torch.stack(list(self._nll)))
@@ -70,7 +75,7 @@ class Monitor:
 
         Args:
             figures: of the training window.
-            progress: share of training done, 0..1.
+            progress: share of training done, 0..1; of the steps in which the prompts are trained apart.
         """
         if len(figures.usage) == 1 or progress < 0.1:
             return []
@@ -79,13 +84,15 @@ class Monitor:
         if share >= COLLAPSE_SHARE:
             k = figures.usage.index(share)
             found["collapse"] = (
-                f"the retriever has collapsed: {share:.0%} of contexts choose prompt {k}. Try retriever.centre=true, a larger "
-                "losses.contrastive.weight, a smaller losses.selection.teacher_temperature, or losses.update=responsibility"
+                f"the retriever has collapsed: {share:.0%} of contexts choose prompt {k}. Try retriever.centre=true, "
+                "retriever.keys=clusters, a larger losses.contrastive.weight, a smaller losses.selection.teacher_temperature, or "
+                "losses.update=responsibility; with losses.objective=expected or mixture, a larger losses.balance_weight"
             )
         if progress >= 0.3 and figures.specialisation < ALIKE_NATS:
             found["alike"] = (
                 f"the prompts stay alike: the best of them is only {figures.specialisation:.4f} nats per token better than their mean, so "
-                "there is little to select. Try losses.update=responsibility, a larger training.prompt_lr or prompts.init=random"
+                "there is little to select. Try losses.objective=expected with retriever.keys=clusters, losses.update=responsibility, "
+                "a larger training.prompt_lr or prompts.init=random"
             )
         new = [text for name, text in found.items() if name not in self._warned]
         self._warned |= set(found)

@@ -27,6 +27,7 @@ class LossParts:
         selection: L_selection.
         contrastive: L_contrastive.
         fusion: L_fusion.
+        balance: KL(mean gate || uniform).
         nll: (n, K) l_ik, detached, for the monitor.
     """
 
@@ -35,16 +36,19 @@ class LossParts:
     selection: Tensor
     contrastive: Tensor
     fusion: Tensor
+    balance: Tensor
     nll: Tensor
 
 
 class Objective:
-    """`L = w_llm L_LLM + w_sel L_selection + w_con L_contrastive + w_fus L_fusion`.
+    """`L = w_llm L_LLM + w_sel L_selection + w_con L_contrastive + w_fus L_fusion + w_bal L_balance`.
+
+    L_LLM is that of `settings.objective`; the balance term is not of the paper.
 
     Args:
         settings: weights and variants of the losses.
         similarity: M of the contrastive loss.
-        seed: of the teacher's noise, which depends on nothing but (seed, step), so that a resumed run draws the same.
+        seed: of the teacher's noise and of `shuffle_teachers`, which depend on nothing but (seed, step), so that a resumed run draws the same.
     """
 
     def __init__(self, settings: LossesSection, *, similarity: Similarity, seed: int = 0) -> None:
@@ -64,26 +68,57 @@ class Objective:
             output: of the model on the batch.
             batch: n examples.
             progress: share of training done, 0..1; anneals the responsibilities.
-            step: number of the batch since the start of training; seeds the teacher's noise.
+            step: number of the batch since the start of training; seeds what is drawn.
         """
         s = self.settings
-        nll = losses.example_nll(output.target_logprobs, example=batch.target_example, examples=batch.examples)
+        sums = losses.example_sums(output.target_logprobs, example=batch.target_example, examples=batch.examples)
+        nll = -sums / losses.example_tokens(batch.target_example, batch.examples)[:, None]
+        scores = self._shuffled(output.scores, step) if s.shuffle_teachers else output.scores
         zero = nll.new_zeros(())
-        llm = self._llm(output, batch, self._weights(nll, progress)) if s.llm_weight else zero
-        selection = self._selection(output.scores, nll, step) if s.selection.weight else zero
+        llm = self._llm(output, batch, scores, sums, progress) if s.llm_weight else zero
+        selection = self._selection(scores, nll, step) if s.selection.weight else zero
         contrastive = self._contrastive(output.scores, batch) if s.contrastive.weight else zero
         fusion = self._fusion(output) if s.fusion.weight else zero
+        balance = losses.balance_loss(self._gate(scores)) if s.balance_weight else zero
         total = (
             s.llm_weight * llm
             + s.selection.weight * selection
             + s.contrastive.weight * contrastive
             + s.fusion.weight * fusion
+            + s.balance_weight * balance
         )
-        return LossParts(total, llm, selection, contrastive, fusion, nll.detach())
+        return LossParts(total, llm, selection, contrastive, fusion, balance, nll.detach())
 
-    @staticmethod
-    def _llm(output: SPTOutput, batch: TokenBatch, weights: Tensor | None) -> Tensor:
+    def shared(self, output: SPTOutput, batch: TokenBatch) -> LossParts:
+        """The losses while the prompts are still one (`training.shared`): L_LLM of that one prompt, the first, and nothing else.
+
+        Its weight counts, unless it is 0: the prompts have to learn from something.
+        """
+        llm = losses.llm_loss(output.target_logprobs)
+        zero = llm.detach().new_zeros(())
+        nll = losses.example_nll(output.target_logprobs, example=batch.target_example, examples=batch.examples)
+        total = self.settings.llm_weight * llm if self.settings.llm_weight else llm
+        return LossParts(total, llm, zero, zero, zero, zero, nll.detach().expand(-1, output.scores.shape[1]))
+
+    def _gate(self, scores: Tensor) -> Tensor:
+        return losses.gate(scores, temperature=self.settings.gate_temperature)
+
+    def _llm(self, output: SPTOutput, batch: TokenBatch, scores: Tensor, sums: Tensor, progress: float) -> Tensor:
+        s, tokens = self.settings, output.target_logprobs.shape[1]
+        if s.objective == "mixture":
+            return losses.mixture_loss(self._gate(scores), sums, tokens=tokens)
+        if s.objective == "expected":
+            return losses.expected_loss(self._gate(scores), sums, tokens=tokens, uniform_share=s.uniform_share)
+        nll = -sums / losses.example_tokens(batch.target_example, batch.examples)[:, None]
+        weights = self._weights(nll, progress)
         return losses.llm_loss(output.target_logprobs, weights=weights, example=batch.target_example)
+
+    def _shuffled(self, scores: Tensor, step: int) -> Tensor:
+        """The scores in a random order. Were a context never left its own, it would learn, on average, from what it is not."""
+        return scores[torch.randperm(len(scores), generator=self._generator(step)).to(scores.device)]
+
+    def _generator(self, step: int) -> torch.Generator:
+        return torch.Generator().manual_seed(self._seed * 1_000_003 + step)
 
     def _weights(self, nll: Tensor, progress: float) -> Tensor | None:
         s = self.settings
@@ -94,10 +129,11 @@ class Objective:
 
     def _selection(self, scores: Tensor, nll: Tensor, step: int) -> Tensor:
         s = self.settings.selection
+        if s.kind == "regret":
+            return losses.regret_loss(scores, nll, temperature=s.student_temperature)
         noise = None
         if s.teacher_noise:
-            generator = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
-            noise = s.teacher_noise * torch.randn(nll.shape, generator=generator).to(nll.device)
+            noise = s.teacher_noise * torch.randn(nll.shape, generator=self._generator(step)).to(nll.device)
         return losses.selection_loss(
             scores,
             nll,

@@ -53,7 +53,7 @@ class ProgressBar(TrainerCallback):
         if "total" in logs:
             speed = logs["tokens"] / max(1e-9, time.monotonic() - self._since)
             self._since = time.monotonic()
-            parts = " ".join(f"{name} {logs[name]:.3f}" for name in PARTS)
+            parts = " ".join(f"{name} {logs[name]:.3f}" for name in PARTS if logs[name] or name != "balance")
             note = f"loss {logs['total']:.3f} ({parts}) usage entropy {logs['usage_entropy']:.2f} {speed:.0f} tokens/s"
             if self._bar:
                 self._bar.update(self._task, note=note)

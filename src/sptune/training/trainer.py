@@ -32,10 +32,12 @@ from sptune.files import storage_errors, write_atomically
 from sptune.training import checkpoint
 from sptune.training.arguments import training_arguments
 from sptune.training.interrupt import Interrupt
-from sptune.training.loader import PackedLoader, encode_all, mean_context
+from sptune.training.loader import PackedLoader, encode_all
 from sptune.training.metrics_log import MetricsLog
 from sptune.training.monitor import Monitor, prompt_figures
 from sptune.training.objective import LossParts, Objective
+from sptune.training.preparation import prepare_retriever
+from sptune.training.shared import SharedPrompts
 from sptune.training.similarity import make_similarity
 from sptune.training.tensorboard import TensorBoardFiles
 from sptune.training.validation import validate
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
     from sptune.data.dialogue import Dialogue
     from sptune.model.spt import SPTModel
 
-PARTS = ("llm", "selection", "contrastive", "fusion")
+PARTS = ("llm", "selection", "contrastive", "fusion", "balance")
 
 
 class SPTTrainer(Trainer):
@@ -58,12 +60,13 @@ class SPTTrainer(Trainer):
         training: steps, rates, batches.
         losses: weights and variants of the losses.
         centre: estimate the retriever's mean context vector on `train` (kept where a checkpoint has one).
-        seed: of the order of batches and of the teacher's noise.
+        clusters: start the retriever's keys as k-means centres of the contexts of `train`.
+        seed: of the order of batches, of the teacher's noise, of the clusters and of what parts prompts that were shared.
         callbacks: transformers callbacks, e.g. a progress bar.
 
     Raises:
-        DataError: no dialogue has a response.
-        RecipeError: early stopping without validation, or a tracker that is not installed.
+        DataError: no dialogue has a response, or there are fewer turns than clusters.
+        RecipeError: early stopping without validation, a tracker that is not installed, or contexts that cannot be whitened or clustered as asked.
         StorageError: the folder cannot be made.
 
     >>> import sptune                                                                        # doctest: +SKIP
@@ -86,6 +89,7 @@ class SPTTrainer(Trainer):
         training: TrainingSection | None = None,
         losses: LossesSection | None = None,
         centre: bool = True,
+        clusters: bool = False,
         seed: int = 0,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
@@ -102,8 +106,16 @@ class SPTTrainer(Trainer):
         self._sums: dict[str, float] = defaultdict(float)
         self._step = -1
         self._batches: list[TokenBatch] = []
-        if centre:
-            model.retriever.centre.copy_(mean_context(model, self.sequences, self.settings.batch_tokens))
+        prepare_retriever(
+            model, self.sequences, budget=self.settings.batch_tokens, centre=centre, clusters=clusters, seed=seed
+        )
+        self._shared = SharedPrompts(
+            model.prompts,
+            share=self.settings.shared,
+            noise=self.settings.fork_noise,
+            seed=seed,
+            parted=self.monitor.forget,
+        )
         arguments = training_arguments(
             self.settings, self.checkpoints, seed=seed, device=model.backbone.device, validates=bool(validation)
         )
@@ -113,7 +125,7 @@ class SPTTrainer(Trainer):
             )
         self.remove_callback(PrinterCallback)
         self._interrupt = Interrupt(self._write_checkpoint)
-        for callback in (_LastStep(), *self._optional_callbacks(), *callbacks, self._interrupt):
+        for callback in (_LastStep(), self._shared, *self._optional_callbacks(), *callbacks, self._interrupt):
             self.add_callback(callback)
 
     @property
@@ -194,8 +206,12 @@ class SPTTrainer(Trainer):
             self._step, self._batches = self.state.global_step, []
         number = self._step * self.settings.gradient_accumulation + len(self._batches)
         self._batches.append(batch)
-        output = model(batch, fuse_logits=self.objective.fuses_logits)
-        parts = self.objective(output, batch, progress=self.progress, step=number)
+        if self._shared.together(self.state):
+            output = model(batch, only=0)
+            parts = self.objective.shared(output, batch)
+        else:
+            output = model(batch, fuse_logits=self.objective.fuses_logits)
+            parts = self.objective(output, batch, progress=self.progress, step=number)
         if not math.isfinite(float(parts.total.detach())):
             self._stop_not_finite("the loss", [batch])
         self.monitor.add(output.scores, parts.nll)
@@ -235,7 +251,7 @@ class SPTTrainer(Trainer):
             "margin": figures.margin,
             "prompt_norm_ratio": prompt_figures(self.spt).norm_ratio,
         }
-        self.warnings = self.monitor.warnings(figures, progress=self.progress)
+        self.warnings = self.monitor.warnings(figures, progress=self._shared.progress_apart(self.state))
         step = {"kind": "train", "step": self.state.global_step, "epoch": self.state.epoch}
         rate = {"learning_rate": self._get_learning_rate()}
         self.metrics.append({**step, **rate, **record, "usage": figures.usage, "warnings": self.warnings})
