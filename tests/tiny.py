@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sptune.data.batch import TokenBatch, collate
@@ -157,6 +159,20 @@ def tiny_spt(
         **{"window": backbone.window, **encoding},
     )
     return SPTModel(backbone, SoftPrompts(prompts), retriever, encoder)
+
+
+class Largest(TorchDispatchMode):
+    """The most elements of any tensor that an operation returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        leaves = [leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        self.numel = max([self.numel, *leaves])
+        return result
 
 
 def packed(model: SPTModel, dialogues: tuple[Dialogue, ...] = DIALOGUES) -> TokenBatch:

@@ -15,8 +15,10 @@ from typer.testing import CliRunner, Result
 
 from sptune.cli.evaluate import evaluate
 from sptune.data.save import save_dialogues
-from sptune.errors import AdapterError, DataError, ModelError, SptError, UsageError
+from sptune.errors import AdapterError, DataError, ModelError, RecipeError, SptError, UsageError
 from sptune.evaluation import generation
+from sptune.evaluation.records import read_records
+from sptune.evaluation.rerank import TurnCandidates
 from sptune.evaluation.result import load_result
 from sptune.model.load import load_base
 from sptune.model.spt import SPTModel
@@ -133,6 +135,28 @@ def test_options_reach_the_evaluation(adapter: Path, data: Path) -> None:
     assert all(0 < share < 1 for share in sampled["selection"]["usage"])
 
 
+def test_prompts_speak_together(adapter: Path, data: Path) -> None:
+    options = ("--limit", 1, "--gate-temperature", 0.2, "--no-repeat-history-ngram", 2, "--no-repeat-ngram", 3)
+    for kind in ("fused", "gated"):
+        found = json.loads(done(adapter, "--data", data, "--json", "--decoding", kind, *options, *QUICK).stdout)
+        decoding = found["settings"]["decoding"]
+        assert (decoding["kind"], decoding["gate_temperature"]) == (kind, 0.2)
+        assert (decoding["no_repeat_history_ngram"], decoding["no_repeat_ngram_size"]) == (2, 3)
+        assert found["settings"]["rerank"] is None
+        assert found["metrics"]["replies"] == 3
+
+
+def test_replies_chosen_among_candidates(adapter: Path, data: Path, tmp_path: Path) -> None:
+    changes = ("--rerank", "candidates=3", "--rerank", "source=each", "--rerank", "prior_weight=0.25", "--seed", 4)
+    done(adapter, "--data", data, "--limit", 1, "--decoding", "rerank", *changes, "--output", tmp_path, *QUICK)
+    found = load_result(tmp_path).settings["rerank"]
+    assert (found["sampling"]["candidates"], found["sampling"]["source"], found["sampling"]["seed"]) == (3, "each", 4)
+    assert found["weights"]["prior"] == 0.25
+    assert [len(one.candidates) for one in read_records(tmp_path / "candidates.jsonl", TurnCandidates)] == [3] * 3
+    again = done("--from", tmp_path / "generations.jsonl", "--json").stdout
+    assert json.loads(again)["metrics"]["replies"] == 3
+
+
 def test_an_evaluation_is_not_replaced_without_force(adapter: Path, data: Path, tmp_path: Path) -> None:
     arguments = (adapter, "--data", data, "--output", tmp_path, "--parts", "likelihood", *QUICK)
     done(*arguments)
@@ -160,6 +184,14 @@ def test_without_output_it_says_that_nothing_was_kept(adapter: Path, data: Path)
         (("ADAPTER", "--data", "DATA", "--parts", "likelihood,chat"), UsageError, r"parts: 'likelihood,chat'"),
         (("ADAPTER", "--data", "DATA", "--profile", "mine"), UsageError, r"profile: 'mine'"),
         (("ADAPTER", "--data", "DATA", "--rule", "best"), UsageError, r"rule: 'best'"),
+        (("ADAPTER", "--data", "DATA", "--decoding", "best"), UsageError, r"--decoding: 'best' is not one of top1"),
+        (("ADAPTER", "--data", "DATA", "--decoding", "fused", "--beams", "2"), UsageError, "num_beams: 2 beams follow"),
+        (("ADAPTER", "--data", "DATA", "--rerank", "candidates=2"), UsageError, r"--rerank: .*use --decoding rerank"),
+        (
+            ("ADAPTER", "--data", "DATA", "--decoding", "rerank", "--rerank", "candidate=2", "--rerank", "top_p=2"),
+            RecipeError,
+            r"--rerank: 2 mistakes(?s:.)*candidate: unknown key; did you mean candidates",
+        ),
         (("ADAPTER", "--data", "DATA", "--prompt", "2"), UsageError, r"no prompt 2.*0 to 1"),
         (("ADAPTER", "--data", "DATA", "--dtype", "int8"), UsageError, r"--dtype: 'int8'"),
         (("ADAPTER", "--data", "DATA", "--template", "chat"), UsageError, r"--template: an adapter knows"),

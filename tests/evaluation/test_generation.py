@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from sptune.data.dialogue import Dialogue
 from sptune.errors import DataError, UsageError
-from sptune.evaluation.generation import Generation, GenerationInterrupted, generate_replies, measure
+from sptune.evaluation.generation import Generation, GenerationInterrupted, chosen_reply, generate_replies, measure
 from sptune.evaluation.records import read_records, write_records
+from sptune.evaluation.rerank import Candidate, RerankWeights, TurnCandidates
 from sptune.evaluation.turns import choose_prompts
 from sptune.model.generate import Decoding
+from sptune.model.mixture import Mixture
 from sptune.model.spt import SPTModel
 
 Dialogues = tuple[Dialogue, ...]
@@ -46,12 +49,54 @@ def test_replies_are_those_of_the_model_on_the_gold_history(model: SPTModel, dia
         assert (got.dialogue, got.turn) == (turn.dialogue.id, turn.span.turn)
 
 
-def test_sampling_is_repeatable_and_differs_between_batches(model: SPTModel, dialogues: Dialogues) -> None:
+@pytest.mark.parametrize("kind", ["top1", "fused", "gated"])
+def test_a_sampled_reply_depends_on_the_seed_and_its_turn_alone(
+    model: SPTModel, dialogues: Dialogues, kind: Mixture
+) -> None:
     turns = choose_prompts(model, [dialogues[0], replace(dialogues[0], id="again")])
-    decoding = Decoding(max_new_tokens=8, temperature=5.0, seed=4)
-    first = generate_replies(model, turns, decoding=decoding, token_budget=1)
+    decoding = Decoding(max_new_tokens=8, temperature=1.5, seed=4, kind=kind)
+    first = generate_replies(model, turns, decoding=decoding)
     assert generate_replies(model, turns, decoding=decoding, token_budget=1) == first
-    assert first[0].prediction != first[3].prediction  # the same context in another batch
+    assert generate_replies(model, turns[2:3], decoding=decoding) == first[2:3]
+    assert first[0].prediction != first[3].prediction  # the same context in another dialogue
+    assert generate_replies(model, turns, decoding=replace(decoding, seed=5)) != first
+
+
+def test_prompts_speak_together(model: SPTModel, dialogues: Dialogues) -> None:
+    turns = choose_prompts(model, dialogues)
+    for kind in ("fused", "gated"):
+        decoding = replace(SHORT, kind=kind)
+        contexts = [turn.dialogue.context(turn.span.turn) for turn in turns]
+        wanted = [reply.text for reply in model.generate(contexts, decoding=decoding)]
+        found = generate_replies(model, turns, decoding=decoding, token_budget=500)
+        assert [one.prediction for one in found] == wanted
+        assert [one.prompt for one in found] == [turn.selection.prompt for turn in turns]
+        assert wanted != [one.prediction for one in generate_replies(model, turns, decoding=SHORT)]
+
+
+def test_the_speaker_does_not_repeat_the_data(model: SPTModel, dialogues: Dialogues) -> None:
+    """Earlier responses of the data are what a speaker has said; here nearly every token of the vocabulary."""
+    first, *others = dialogues[0].turns
+    everything = replace(first, response=model.decode(range(4, len(model.encoder.tokenizer))))
+    turns = choose_prompts(model, [replace(dialogues[0], turns=(everything, *others))])
+    decoding = replace(SHORT, no_repeat_history_ngram=1)
+    free, held = (generate_replies(model, turns, decoding=one) for one in (SHORT, decoding))
+    assert [old == new for old, new in zip(free, held, strict=True)] == [True, False, False]
+    wanted = model.generate([turn.dialogue.context(turn.span.turn) for turn in turns], decoding=decoding)
+    assert [one.prediction for one in held] == [reply.text for reply in wanted]
+
+
+def test_the_chosen_candidate_is_named() -> None:
+    spoken = [
+        Candidate("no .", prompt, 1.0, 3, 3, (-3.0, -9.0), -4.0, -4.0, -2.0, 0.0, recall)
+        for prompt, recall in ((1, 0.5), (None, 0.9))
+    ]
+    turn = TurnCandidates("a", 2, ("i sail .",), "hi", "yes", 0, (0.5, 0.1), 0.4, (0.6, 0.4), tuple(spoken))
+    found = chosen_reply(turn, RerankWeights("top1", prior=0.0, persona=1.0))
+    assert (found.candidate, found.score, found.prompt, found.tokens) == (1, pytest.approx(-0.1), 0, 3)
+    first = chosen_reply(turn, RerankWeights("top1", prior=0.0))
+    assert (first.candidate, first.score, first.prompt, first.prediction) == (0, -1.0, 1, "no .")
+    assert (first.dialogue, first.turn, first.persona, first.reference) == ("a", 2, ("i sail .",), "yes")
 
 
 def test_ctrl_c_keeps_what_is_done(model: SPTModel, dialogues: Dialogues) -> None:
@@ -88,6 +133,10 @@ def test_replies_survive_the_file(tmp_path: Path) -> None:
     path = tmp_path / "new" / "generations.jsonl"
     write_records(path, [said, replace(said, prediction="")])
     assert read_records(path, Generation) == [said, replace(said, prediction="")]
+    older = {name: value for name, value in asdict(said).items() if name not in ("candidate", "score")}
+    path.write_text(json.dumps(older), encoding="utf-8")  # as it was before there were candidates
+    assert read_records(path, Generation) == [said]
+    write_records(path, [said, said])
     assert len(path.read_bytes().splitlines()) == 2
 
 

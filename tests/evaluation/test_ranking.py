@@ -59,6 +59,27 @@ def test_ranks_are_those_of_scoring_every_candidate_alone(model: SPTModel, dialo
     assert len({one.rank for one in ranks}) > 1
 
 
+def test_a_mixture_ranks_by_its_own_likelihood(model: SPTModel, dialogues: Dialogues) -> None:
+    turns = choose_prompts(model, [with_candidates(talk) for talk in dialogues[:2]])
+
+    def likelihoods(turn: ChosenTurn, text: str) -> dict[str, float]:
+        asked = turn.dialogue.turns
+        answered = replace(asked[turn.span.turn], response=text)
+        talk = replace(turn.dialogue, turns=(*asked[: turn.span.turn], answered))
+        one = score_turns(model, choose_prompts(model, [talk]), gate_temperature=0.02)[-1]
+        found = {"fused": one.fused_logprob, "gated": one.gated_logprob, "mixture": one.mixture_logprob}
+        return {kind: (value or 0.0) / one.tokens for kind, value in found.items()}
+
+    by_kind = {
+        kind: rank_turns(model, turns, kind=kind, gate_temperature=0.02) for kind in ("fused", "gated", "mixture")
+    }
+    for n, turn in enumerate(turns):
+        gold, *others = (likelihoods(turn, text) for text in [turn.turn.response or "", *ANSWERS])
+        for kind, ranks in by_kind.items():
+            assert ranks[n].rank == 1 + sum(other[kind] >= gold[kind] for other in others)
+    assert rank_turns(model, turns, kind="gated", gate_temperature=1e-5) == rank_turns(model, turns)
+
+
 def test_the_order_of_candidates_and_of_dialogues_does_not_matter(model: SPTModel, dialogues: Dialogues) -> None:
     talks = [with_candidates(talk) for talk in dialogues]
     mixed = [with_candidates(talk, lambda n, gold: (gold, *ANSWERS[::-1])) for talk in dialogues[::-1]]

@@ -12,9 +12,12 @@ import pytest
 
 from sptune.data.dialogue import Dialogue
 from sptune.errors import DataError, ModelError, StorageError, UsageError
-from sptune.evaluation import run
-from sptune.evaluation.generation import Generation, GenerationInterrupted, measure
+from sptune.evaluation import parts
+from sptune.evaluation.candidate_replies import Reranking, Sampling
+from sptune.evaluation.generation import Generation, GenerationInterrupted, chosen_reply, measure
+from sptune.evaluation.ranking import rank_turns, ranking
 from sptune.evaluation.records import read_records
+from sptune.evaluation.rerank import RerankWeights, TurnCandidates, rerank
 from sptune.evaluation.result import EvaluationResult, TurnRecord, load_result
 from sptune.evaluation.run import NO_CANDIDATES, Evaluation, Settings, Source, evaluate, measure_again, occupied
 from sptune.evaluation.scoring import likelihood, score_turns
@@ -214,13 +217,84 @@ def test_ctrl_c_keeps_turns_and_replies(model: SPTModel, talks: Dialogues, tmp_p
     assert unsaved.value.done == stop.value.done
 
 
+CHOOSE = replace(QUICK, rerank=Reranking(Sampling(candidates=4, temperature=1.5), RerankWeights(persona=2.0)))
+
+
+@pytest.fixture(scope="module")
+def chosen(model: SPTModel, talks: Dialogues, tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Path]:
+    folder = tmp_path_factory.mktemp("rerank")
+    return evaluate(model, talks, settings=CHOOSE, output=folder), folder
+
+
+def test_kept_candidates_give_the_same_choice_without_the_model(chosen: tuple[Evaluation, Path]) -> None:
+    found, folder = chosen
+    assert CHOOSE.rerank is not None
+    kept = read_records(folder / "candidates.jsonl", TurnCandidates)
+    assert tuple(chosen_reply(one, CHOOSE.rerank.weights) for one in kept) == found.generations
+    assert tuple(read_records(folder / "generations.jsonl", Generation)) == found.generations
+    others = [rerank(one, RerankWeights(prior=-5.0)).index for one in kept]
+    assert others != [one.candidate for one in found.generations]
+    assert [len(one.candidates) for one in kept] == [4] * 13
+    assert (found.result.settings["rerank"]["weights"]["persona"], found.result.timings.keys()) == (
+        2.0,
+        {"loading", "likelihood", "ranking", "generation", "metrics"},
+    )
+
+
+def test_ranking_and_gated_figures_follow_the_settings(
+    chosen: tuple[Evaluation, Path], model: SPTModel, talks: Dialogues
+) -> None:
+    turns = choose_prompts(model, talks)
+    figures = replace(QUICK, parts=("likelihood", "ranking"))
+    gated = replace(figures, decoding=Decoding(kind="gated", gate_temperature=0.03))
+    found = evaluate(model, talks, settings=gated)
+    assert found.result.ranking == ranking(rank_turns(model, turns, kind="gated", gate_temperature=0.03), turns=13)
+    scores = score_turns(model, turns, gate_temperature=0.03)
+    assert found.result.likelihood == likelihood(scores)
+    assert [one.gated_logprob for one in found.turns] == [one.gated_logprob for one in scores]
+    assert [one.mixture_logprob for one in found.turns] == [one.mixture_logprob for one in scores]
+    assert chosen[0].result.ranking == ranking(rank_turns(model, turns, kind="gated"), turns=13)
+
+
+def test_ctrl_c_keeps_candidates(model: SPTModel, talks: Dialogues, tmp_path: Path) -> None:
+    def press(part: str, done: int, total: int) -> None:
+        if part == "candidates" and done:
+            raise KeyboardInterrupt
+
+    settings = replace(CHOOSE, token_budget=1, parts=("generation",))
+    with pytest.raises(GenerationInterrupted, match="after 1 of 13") as stop:
+        evaluate(model, talks, settings=settings, output=tmp_path, progress=press)
+    assert tuple(read_records(tmp_path / "generations.partial.jsonl", Generation)) == stop.value.done
+    assert len(read_records(tmp_path / "candidates.partial.jsonl", TurnCandidates)) == 1
+    assert not (tmp_path / "candidates.jsonl").exists()
+    evaluate(model, talks, settings=replace(QUICK, limit=1), output=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evaluation.json", "generations.jsonl", "turns.jsonl"]
+
+
+def test_an_evaluation_from_before_there_were_gates_is_read(whole: Evaluation, output: Path, tmp_path: Path) -> None:
+    record = whole.result.to_json()
+    for name in ("gated_perplexity", "mixture_perplexity"):
+        assert record["likelihood"].pop(name) > 1
+    (tmp_path / "evaluation.json").write_text(json.dumps(record), encoding="utf-8")
+    old = load_result(tmp_path)
+    assert old.likelihood is not None
+    assert (old.likelihood.gated_perplexity, old.likelihood.perplexity) == (None, record["likelihood"]["perplexity"])
+    lines = [json.loads(line) for line in (output / "turns.jsonl").read_text(encoding="utf-8").splitlines()]
+    kept = [
+        {name: value for name, value in line.items() if "gated" not in name and "mixture" not in name} for line in lines
+    ]
+    (tmp_path / "turns.jsonl").write_text("\n".join(map(json.dumps, kept)), encoding="utf-8")
+    first = read_records(tmp_path / "turns.jsonl", TurnRecord)[0]
+    assert first == replace(whole.turns[0], gated_logprob=None, mixture_logprob=None)
+
+
 def test_a_metric_that_fails_costs_no_reply(
     model: SPTModel, talks: Dialogues, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise ModelError("the encoder broke")
 
-    monkeypatch.setattr(run, "measure", fail)
+    monkeypatch.setattr(parts, "measure", fail)
     with pytest.raises(ModelError):
         evaluate(model, talks, settings=QUICK, output=tmp_path)
     assert len(read_records(tmp_path / "generations.jsonl", Generation)) == 13

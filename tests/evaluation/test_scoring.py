@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -49,6 +50,32 @@ def test_packed_batches_equal_one_sequence_a_turn(
         assert got.bytes == len((turn.turn.response or "").encode())
         assert got.logprobs == pytest.approx(wanted.sum(1).tolist(), abs=1e-4)
         assert got.fused_logprob == pytest.approx(float(wanted.exp().mean(0).log().sum()), abs=1e-4)
+
+
+def test_gated_figures_by_hand(tiny_model: Callable[..., SPTModel], dialogues: Dialogues) -> None:
+    model = tiny_model()
+    turns = choose_prompts(model, dialogues)
+    for turn, got in zip(turns, score_turns(model, turns, gate_temperature=0.05), strict=True):
+        each = torch.stack([alone(model, turn, k) for k in range(3)])  # (K, tokens)
+        gate = (torch.tensor(turn.selection.scores) / 0.05).softmax(0).double()
+        assert float(gate.max()) < 0.999
+        assert got.gated_logprob == pytest.approx(float((gate @ each.exp()).log().sum()), abs=1e-4)
+        assert got.mixture_logprob == pytest.approx(float((gate @ each.sum(1).exp()).log()), abs=1e-3)
+    flat = score_turns(model, turns, gate_temperature=1e6)
+    assert [one.gated_logprob for one in flat] == pytest.approx([one.fused_logprob for one in flat], abs=1e-4)
+    sharp = score_turns(model, turns, gate_temperature=1e-5)
+    chosen = [one.logprobs[one.selection.prompt] for one in sharp]
+    assert [one.gated_logprob for one in sharp] == pytest.approx(chosen, abs=1e-4)
+    assert [one.mixture_logprob for one in sharp] == pytest.approx(chosen, abs=1e-4)
+
+
+def test_gated_perplexities_are_those_of_the_sums() -> None:
+    two = [replace(score(-2.0, -4.0), gated_logprob=-3.0, mixture_logprob=-2.5) for _ in range(2)]
+    found = likelihood(two)
+    assert found.gated_perplexity == pytest.approx(math.exp(6 / 4))
+    assert found.mixture_perplexity == pytest.approx(math.exp(5 / 4))
+    older = likelihood([*two, score(-2.0, -4.0)])
+    assert (older.gated_perplexity, older.mixture_perplexity) == (None, None)
 
 
 def test_the_order_of_dialogues_does_not_matter(tiny_model: Callable[..., SPTModel], dialogues: Dialogues) -> None:

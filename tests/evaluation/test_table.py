@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -64,6 +65,16 @@ def test_controls_are_named(result: EvaluationResult) -> None:
     assert rows["agrees with the best prompt"] == "50.0% (chance 50.0%)"
     assert rows["turns x candidates"] == "4 x 19.5"
     assert rows["turns without candidates"] == "2"
+
+
+def test_gated_figures_are_shown_where_they_were_measured() -> None:
+    def labels(found: Likelihood) -> list[str]:
+        (only,) = tables(EvaluationResult(MODEL, DATA, {}, likelihood=found))
+        return [f"{row[0]}: {row[1]}" for row in only.rows if "gate" in row[0]]
+
+    measured = replace(LIKELIHOOD, gated_perplexity=19.5, mixture_perplexity=20.25)
+    assert labels(measured) == ["perplexity, gated prompts: 19.50", "perplexity, one prompt drawn from the gate: 20.25"]
+    assert labels(LIKELIHOOD) == []
 
 
 def test_reasons_are_shared(result: EvaluationResult) -> None:

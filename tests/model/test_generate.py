@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import product
+from dataclasses import replace
+from itertools import pairwise, product
+from typing import Any
 
 import pytest
 import torch
 from naive import naive_logits
+from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
 
 from sptune.data.dialogue import Dialogue
 from sptune.data.encoder import TokenSequence, TurnSpan
 from sptune.errors import UsageError
 from sptune.model.backbone import Backbone
-from sptune.model.generate import Decoding, PromptedContext, generate_tokens, left_padded
+from sptune.model.generate import Decoding, PromptedContext, generate_tokens, said_in, speaker
 from sptune.model.load import LoadedBase
+from sptune.model.padded import left_padded
+from sptune.model.selection import Selection
 from sptune.model.spt import SPTModel
 from tiny import DIALOGUES, byte_level_tokenizer, tiny_llama, tiny_spt
 
@@ -181,8 +187,123 @@ def test_the_bare_model_generates_as_ever(tiny_base: LoadedBase):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    product(("max_new_tokens", "temperature", "top_p", "num_beams", "no_repeat_ngram_size"), (-1, float("nan"))),
+    product(
+        (
+            "max_new_tokens",
+            "temperature",
+            "top_p",
+            "num_beams",
+            "no_repeat_ngram_size",
+            "no_repeat_history_ngram",
+            "gate_temperature",
+        ),
+        (-1, float("nan")),
+    ),
 )
 def test_decoding_refuses_what_no_decoder_takes(name: str, value: float):
     with pytest.raises(UsageError, match=f"{name}: {value} is out of range"):
         Decoding(**{name: value})
+
+
+def selected(model: SPTModel, rows: list[PromptedContext]) -> list[Selection]:
+    """For each row its own prompt, with scores that differ."""
+    return [Selection(row.prompt, tuple(0.1 * ((k + n) % 3) for k in range(3)), 0.1) for n, row in enumerate(rows)]
+
+
+def spoken(model: SPTModel, decoding: Decoding, **more: Any) -> list[list[int]]:
+    rows = contexts_of(model)
+    contexts = [speaker(row.input_ids, one, decoding) for row, one in zip(rows, selected(model, rows), strict=True)]
+    return generate_tokens(model, contexts, decoding=decoding, **more)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.2])
+def test_a_sharp_gate_is_the_best_prompt_alone_and_a_flat_one_is_fused(
+    tiny_model: Callable[..., SPTModel], temperature: float
+):
+    model = tiny_model()
+    base = Decoding(max_new_tokens=8, temperature=temperature, seed=3)
+    best = [
+        replace(row, prompt=max(range(3), key=one.scores.__getitem__))
+        for row, one in zip(contexts_of(model), selected(model, contexts_of(model)), strict=True)
+    ]
+    alone = generate_tokens(model, best, decoding=base)
+    assert spoken(model, replace(base, kind="gated", gate_temperature=1e-4)) == alone
+    fused = spoken(model, replace(base, kind="fused"))
+    assert spoken(model, replace(base, kind="gated", gate_temperature=1e6)) == fused
+    assert spoken(model, base) == generate_tokens(model, contexts_of(model), decoding=base)
+    assert len({str(replies) for replies in (fused, alone, spoken(model, base))}) == 3
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.2])
+def test_streamed_and_stopped_replies_are_the_same(tiny_model: Callable[..., SPTModel], temperature: float):
+    """A streamer and stopping criteria go through transformers; everything else need not."""
+    model = tiny_model()
+    for kind in ("top1", "fused"):
+        decoding = Decoding(max_new_tokens=8, temperature=temperature, top_p=0.9, seed=3, kind=kind)
+        free = spoken(model, decoding)
+        assert spoken(model, decoding, stopping=StoppingCriteriaList([Never()])) == free
+        seen = Seen()
+        row = contexts_of(model)[0]
+        context = speaker(row.input_ids, selected(model, [row])[0], decoding)
+        assert generate_tokens(model, [context], decoding=decoding, streamer=seen) == [free[0]]
+        assert seen.tokens[: len(free[0])] == free[0]
+
+
+class Never(StoppingCriteria):
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        return torch.zeros(len(input_ids), dtype=torch.bool)
+
+
+class Seen(BaseStreamer):
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+
+    def put(self, value: torch.Tensor) -> None:
+        self.tokens += value.flatten().tolist()
+
+    def end(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_beams_too_do_not_say_again_what_was_said_earlier(tiny_model: Callable[..., SPTModel], beams: int):
+    model = tiny_model()
+    free = Decoding(max_new_tokens=8, num_beams=beams)
+    rows = contexts_of(model)
+    before = generate_tokens(model, rows, decoding=free)
+    rows = [replace(row, said=[tuple(tokens)]) for row, tokens in zip(rows, before, strict=True)]
+    after = generate_tokens(model, rows, decoding=replace(free, no_repeat_history_ngram=2))
+    for old, new in zip(before, after, strict=True):
+        assert not set(pairwise(old)) & set(pairwise(new))
+    assert generate_tokens(model, rows, decoding=free) == before
+
+
+def test_the_model_lets_prompts_speak_together(tiny_model: Callable[..., SPTModel]):
+    model = tiny_model()
+    talks = [DIALOGUES[0].context(2), DIALOGUES[3].context(4)]
+    for kind in ("fused", "gated"):
+        replies = model.generate(talks, decoding=replace(SHORT, kind=kind))
+        ids = [model.encoder.encode_context(talk).input_ids for talk in talks]
+        contexts = [
+            speaker(row, reply.selection, replace(SHORT, kind=kind)) for row, reply in zip(ids, replies, strict=True)
+        ]
+        assert [list(reply.tokens) for reply in replies] == generate_tokens(model, contexts, decoding=SHORT)
+        assert replies != model.generate(talks, decoding=SHORT)
+
+
+def test_the_model_knows_what_it_said(tiny_model: Callable[..., SPTModel]):
+    model = tiny_model()
+    talk = DIALOGUES[0].context(0)
+    (first,) = model.generate([talk], decoding=SHORT)
+    text = model.decode(first.tokens)
+    again = talk.answer(text).say(talk.turns[0].user)
+    assert said_in(model, again) == [model.encoder.response_ids(text)]
+    (reply,) = model.generate([again], decoding=replace(SHORT, no_repeat_history_ngram=1))
+    assert not set(reply.tokens) & set(model.encoder.response_ids(text))
+
+
+def test_beams_follow_one_prompt():
+    with pytest.raises(UsageError, match="num_beams: 3 beams follow one prompt; use num_beams=1 with fused"):
+        Decoding(num_beams=3, kind="fused")
+    with pytest.raises(UsageError, match="kind: 'all' is not one of top1, fused, gated"):
+        Decoding(kind="all")

@@ -52,6 +52,16 @@ def test_samples_follow_the_softmax_of_the_scores_and_the_generator():
     torch.testing.assert_close(shares, scores[0].softmax(0), atol=0.015, rtol=0)
 
 
+def test_a_random_prompt_does_not_look_at_the_scores():
+    scores = torch.tensor([[0.0, 9.0, -1.0]]).expand(6000, 3)
+    first, again = (
+        [one.prompt for one in select(scores, rule="random", generator=torch.Generator().manual_seed(0))] for _ in "ab"
+    )
+    assert first == again
+    shares = torch.bincount(torch.tensor(first), minlength=3) / 6000
+    torch.testing.assert_close(shares, torch.full((3,), 1 / 3), atol=0.025, rtol=0)
+
+
 def test_sticky_selection_stays_until_another_wins_by_the_threshold():
     (before,) = select(torch.tensor([[0.9, 0.1]]))
     (close,) = select(torch.tensor([[0.5, 0.6]]))

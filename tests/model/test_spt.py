@@ -10,8 +10,6 @@ import pytest
 import torch
 from naive import naive_logits, naive_target_logprobs, one_sequence_per_turn, targets_of
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from sptune.data.batch import TokenBatch, collate
 from sptune.data.dialogue import Dialogue, Turn
@@ -27,6 +25,7 @@ from tiny import (
     JINJA_TEMPLATE,
     MARKING_CHAT_TEMPLATE,
     PAD,
+    Largest,
     byte_level_tokenizer,
     dummy_prefix_tokenizer,
     packed,
@@ -160,6 +159,26 @@ def test_prompts_do_not_see_each_other(tiny_model: Callable[..., SPTModel]):
     assert not torch.allclose(after[1], before[1], atol=1e-2)
 
 
+@pytest.mark.parametrize("k", [0, 1, 2])
+def test_a_prompt_run_alone_is_its_row_of_all(tiny_model: Callable[..., SPTModel], k: int):
+    """With the scores of all, and a gradient for itself alone."""
+    model = tiny_model()
+    batch = packed(model)
+    every, alone = model(batch), model(batch, only=k)
+    assert alone.target_logprobs.shape == (1, len(batch.target_ids))
+    torch.testing.assert_close(alone.target_logprobs[0], every.target_logprobs[k], atol=1e-5, rtol=0)
+    assert torch.equal(alone.scores, every.scores)
+    assert model(batch, only=k, fuse_logits=True).fused_logprobs is None
+    alone.target_logprobs.mean().backward()
+    others = [j for j in range(3) if j != k]
+    gradient = model.prompts.embeddings.grad
+    assert gradient is not None
+    assert bool(gradient[k].abs().sum() > 0)
+    assert not bool(gradient[others].any())
+    wanted = torch.autograd.grad(every.target_logprobs[k].mean(), model.prompts.embeddings)[0]
+    torch.testing.assert_close(gradient, wanted, atol=1e-6, rtol=1e-4)
+
+
 def test_score_weighted_logits_are_the_naive_sum(tiny_model: Callable[..., SPTModel]):
     model = tiny_model()
     output = model(packed(model, DIALOGUES[:2]), fuse_logits=True)
@@ -208,25 +227,12 @@ def test_prompts_stay_in_float32_on_a_base_in_bfloat16(tiny_tokenizer):
     )
 
 
-class _Largest(TorchDispatchMode):
-    """The most elements of any tensor that an operation returns."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.numel = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        self.numel = max([self.numel, *(leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, Tensor))])
-        return result
-
-
 @pytest.mark.parametrize("fused", [False, True])
 def test_logits_of_all_tokens_never_exist(tiny_tokenizer, fused: bool):
     """With V = 6000, logits of the responses alone are K N V > 10 million numbers; at most chunks of them may exist."""
     model = tiny_spt(LoadedBase(Backbone(tiny_llama(6000), base="tiny"), tiny_tokenizer))
     batch = packed(model, DIALOGUES * 3)
-    with _Largest() as largest:
+    with Largest() as largest:
         total_loss(model(batch, fuse_logits=fused), batch).backward()
     chunk = 3 * 128 if fused else 256
     assert largest.numel == chunk * 6000

@@ -15,11 +15,13 @@ from sptune.errors import UsageError
 
 if TYPE_CHECKING:
     from sptune.data.dialogue import Dialogue
+    from sptune.evaluation.candidate_replies import Reranking
     from sptune.evaluation.result import EvaluationResult
     from sptune.evaluation.run import Settings, Source
     from sptune.evaluation.turns import Progress
     from sptune.model.spt import SPTModel
 
+DECODINGS = ("top1", "fused", "gated", "rerank")
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 
 Adapter = Annotated[str | None, typer.Argument(metavar="[ADAPTER]", help="An adapter folder, or a hub id owner/name.")]
@@ -31,20 +33,37 @@ Base = Annotated[
     typer.Option(help="With ADAPTER: where its base model lies. Alone: evaluate that model without any prompt."),
 ]
 Template = Annotated[str | None, typer.Option(help="Of a model without adapter: paper (default) or chat.")]
-Output = Annotated[Path | None, typer.Option(help="Folder for evaluation.json, generations.jsonl and turns.jsonl.")]
+Output = Annotated[
+    Path | None, typer.Option(help="Folder for evaluation.json, turns.jsonl, generations.jsonl and candidates.jsonl.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace an evaluation that is in the output folder.")]
 Parts = Annotated[str, typer.Option(help="What to do, separated by commas.")]
 Profile = Annotated[str, typer.Option(help="Rules of the text metrics: paper or standard.")]
-Rule = Annotated[str, typer.Option(help="How a prompt is chosen from the scores: top1 or sample.")]
+Rule = Annotated[str, typer.Option(help="How a prompt is chosen from the scores: top1, sample or random.")]
 Prompt = Annotated[int | None, typer.Option(help="Force this prompt, counted from 0.")]
 MaxNewTokens = Annotated[int, typer.Option(help="The most tokens of a reply.")]
 Beams = Annotated[int, typer.Option(help="Beam search with that many beams; 1 is greedy.")]
+Decode = Annotated[
+    str, typer.Option("--decoding", help="Who speaks: top1 (the chosen prompt), fused, gated (all prompts) or rerank.")
+]
+GateTemperature = Annotated[float, typer.Option(help="Of the gate softmax(scores / temperature).")]
+NoRepeatNgram = Annotated[int, typer.Option(help="Forbid n-grams of that length that are in the reply already.")]
+NoRepeatHistoryNgram = Annotated[int, typer.Option(help="Forbid n-grams that the speaker said earlier.")]
+Rerank = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE", help="With --decoding rerank: a key of evaluation.rerank in a recipe; repeatable."
+    ),
+]
 BertscoreModel = Annotated[str | None, typer.Option(help="Encoder for BERTScore: a folder, or a downloaded hub id.")]
-Format = Annotated[str, typer.Option(help="Of the data: auto, convai2, messages, sharegpt or hub.")]
+Format = Annotated[
+    str,
+    typer.Option(help="Of the data: auto, convai2, messages, sharegpt, personachat, xpersona, msc, synthetic or hub."),
+]
 Persona = Annotated[str, typer.Option(help="Whose persona to read: self, other, both or none.")]
 OnError = Annotated[str, typer.Option(help="stop, or skip to leave out dialogues with errors.")]
 Limit = Annotated[int | None, typer.Option(help="Evaluate the first so many dialogues.")]
-Seed = Annotated[int, typer.Option(help="Of --rule sample and of self-BLEU's sample.")]
+Seed = Annotated[int, typer.Option(help="Of --rule sample and random, of candidates, and of self-BLEU's sample.")]
 Dtype = Annotated[str, typer.Option(help="Of the base model: auto, bfloat16, float16 or float32.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")]
 TokenBudget = Annotated[int, typer.Option(help="The most tokens of a batch; lower it if memory runs out.")]
@@ -66,6 +85,11 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     prompt: Prompt = None,
     max_new_tokens: MaxNewTokens = 32,
     beams: Beams = 1,
+    decoding: Decode = "top1",
+    gate_temperature: GateTemperature = 0.1,
+    no_repeat_ngram: NoRepeatNgram = 0,
+    no_repeat_history_ngram: NoRepeatHistoryNgram = 0,
+    rerank: Rerank = None,
     bertscore_model: BertscoreModel = None,
     format: Format = "auto",
     persona: Persona = "self",
@@ -85,15 +109,26 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
       sptune evaluate ADAPTER --data valid.txt --split 751:800 --output runs/test
       sptune evaluate --base smollm2-135m --data valid.txt --parts likelihood
       sptune evaluate ADAPTER --data valid.txt --prompt 2 --beams 10
+      sptune evaluate ADAPTER --data valid.txt --decoding fused
+      sptune evaluate ADAPTER --data valid.txt --decoding rerank --rerank candidates=16 --rerank prior_weight=0.3
       sptune evaluate --from runs/test/generations.jsonl --profile standard
     """
     from sptune.evaluation.run import Settings, Source
     from sptune.model.generate import Decoding
 
+    reranking = _reranking(decoding, rerank or [], seed)
     settings = Settings(
         parts=tuple(part.strip() for part in parts.split(",")),  # type: ignore[misc]  # Settings checks its values
         profile=profile,
-        decoding=Decoding(max_new_tokens=max_new_tokens, num_beams=beams),
+        decoding=Decoding(
+            max_new_tokens=max_new_tokens,
+            num_beams=beams,
+            no_repeat_ngram_size=no_repeat_ngram,
+            no_repeat_history_ngram=no_repeat_history_ngram,
+            kind="top1" if reranking else decoding,  # type: ignore[arg-type]
+            gate_temperature=gate_temperature,
+        ),
+        rerank=reranking,
         rule=rule,  # type: ignore[arg-type]
         prompt=prompt,
         bertscore_model=bertscore_model,
@@ -113,6 +148,27 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     _print(result, as_json)
     if output is None:
         typer.echo("nothing was kept; --output FOLDER keeps the replies and every figure", err=True)
+
+
+def _reranking(decoding: str, changes: list[str], seed: int) -> Reranking | None:
+    """What `--rerank` asks for, checked as in a recipe; None where candidates are not asked for."""
+    if decoding not in DECODINGS:
+        raise UsageError(f"--decoding: {decoding!r} is not one of {', '.join(DECODINGS)}")
+    if decoding != "rerank":
+        if changes:
+            raise UsageError(
+                f"--rerank: {changes[0]!r} has no meaning with --decoding {decoding}; use --decoding rerank"
+            )
+        return None
+    from sptune.build import make_reranking
+    from sptune.config.mistakes import find_mistakes
+    from sptune.config.reading import apply_override, refuse_mistakes
+    from sptune.config.sections import RerankSection
+
+    raw: dict[str, Any] = {}
+    faults = [fault for change in changes if (fault := apply_override(raw, change))]
+    refuse_mistakes("--rerank", [*faults, *find_mistakes(raw, RerankSection)])
+    return make_reranking(RerankSection.model_validate(raw), seed=seed)
 
 
 def _check_free(output: Path | None, force: bool) -> None:

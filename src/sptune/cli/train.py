@@ -141,7 +141,9 @@ def _evaluate(recipe: Recipe, data: RunData, model: SPTModel, base: LoadedBase) 
         _say("no evaluation: the recipe names no test dialogues (evaluation.path or evaluation.split)")
         return
     e = recipe.evaluation
-    settings = Settings(profile=e.profile, decoding=build.decoding(recipe), seed=recipe.seed)
+    settings = Settings(
+        profile=e.profile, decoding=build.decoding(recipe), rerank=build.reranking(recipe), seed=recipe.seed
+    )
     models = {"spt": model}
     if e.base:
         models["base"] = build.make_bare_model(recipe, base=base)

@@ -16,7 +16,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from sptune.engine.base import Chunk, Forced
 from sptune.errors import UsageError
-from sptune.model.generate import Decoding, PromptedContext, generate_tokens
+from sptune.model.generate import Decoding, PromptedContext, generate_tokens, said_in, speaker
 from sptune.model.selection import Selection, SelectionRule, select, stay
 from sptune.model.spt import Reply, SPTModel
 
@@ -70,7 +70,10 @@ class LocalEngine:
         decoding = decoding or Decoding()
         ids = self._encode(contexts)
         selections = self._choose(ids, _Choice(rule, prompt, previous, threshold, decoding.seed))
-        rows = [PromptedContext(row, chosen.prompt) for row, chosen in zip(ids, selections, strict=True)]
+        rows = [
+            speaker(row, chosen, decoding, said=said_in(self.model, context))
+            for row, chosen, context in zip(ids, selections, contexts, strict=True)
+        ]
         return self._replies(self._run(rows, decoding) if rows else [], selections)
 
     def stream(
@@ -87,7 +90,8 @@ class LocalEngine:
         decoding = decoding or Decoding()
         ids = self._encode([context])
         [selection] = self._choose(ids, _Choice(rule, prompt, [previous], threshold, decoding.seed))
-        return self._stream(PromptedContext(ids[0], selection.prompt), selection, decoding)
+        row = speaker(ids[0], selection, decoding, said=said_in(self.model, context))
+        return self._stream(row, selection, decoding)
 
     def _encode(self, contexts: Sequence[Dialogue]) -> list[tuple[int, ...]]:
         return [self.model.encoder.encode_context(context).input_ids for context in contexts]

@@ -1,14 +1,17 @@
-"""Generates a reply to every context of a data set; text metrics need nothing but these replies."""
+"""Generates a reply to every context of a data set, or chooses it among candidates; text metrics need nothing but these replies."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sptune.errors import UsageError
+from sptune.evaluation.batches import padded_batches, sharing_batches
 from sptune.evaluation.metrics.profile import MetricReport, Reply, compute
+from sptune.evaluation.rerank import RerankWeights, TurnCandidates, rerank
+from sptune.model.sampling import draw_seed
 
 if TYPE_CHECKING:
     from sptune.evaluation.turns import ChosenTurn, Progress
@@ -31,6 +34,8 @@ class Generation:
         scores: K scores of the prompts.
         margin: best score minus second best.
         tokens: new tokens that were generated, before the cut; `max_new_tokens` of them is a reply that came to no end.
+        candidate: number of the candidate that was chosen, of the turn's line in `candidates.jsonl`; None without candidates.
+        score: its score.
     """
 
     dialogue: str
@@ -43,6 +48,8 @@ class Generation:
     scores: tuple[float, ...]
     margin: float
     tokens: int
+    candidate: int | None = None
+    score: float | None = None
 
 
 class GenerationInterrupted(KeyboardInterrupt):
@@ -69,16 +76,18 @@ def generate_replies(
     token_budget: int = 8192,
     progress: Progress | None = None,
 ) -> list[Generation]:
-    """A reply to the context of every turn, under its chosen prompt. The history is that of the data.
+    """A reply to the context of every turn, by its chosen prompt or a mixture of prompts. The history is that of the data.
 
-    Contexts of similar length share a batch, the longest first, so that too little memory is known at once. Greedy
-    replies do not depend on the batches (but for rounding, in bfloat16); sampled ones do.
+    The longest come first, so that too little memory is known at once; where contexts of one dialogue can share a run,
+    they share a batch. Replies do not depend on the batches, but for rounding in bfloat16, and but for beam search that
+    samples.
 
     Args:
         model: the model.
         turns: from `choose_prompts`.
         decoding: how tokens are chosen.
-        token_budget: the most tokens of a batch: rows and beams times virtual, context and new tokens.
+        token_budget: the most tokens of a batch: rows, prompts of a mixture and beams times virtual, context and new
+            tokens.
         progress: called at the start and after every batch.
 
     Returns:
@@ -89,14 +98,12 @@ def generate_replies(
         GenerationInterrupted: Ctrl-C.
     """
     check_room(model, turns, decoding)
-    order = sorted(range(len(turns)), key=lambda n: -turns[n].span.context_length)
-    room = model.prompts.length + decoding.max_new_tokens
     replies: dict[int, Generation] = {}
     try:
         if progress:
             progress("generation", 0, len(turns))
-        for members in _batches(order, turns, room=room, rows=decoding.num_beams, budget=token_budget):
-            made = _reply(model, [turns[n] for n in members], _seeded(decoding, len(replies)))
+        for members in _batches(model, turns, decoding, token_budget):
+            made = _reply(model, [turns[n] for n in members], decoding)
             replies.update(zip(members, made, strict=True))
             if progress:
                 progress("generation", len(replies), len(turns))
@@ -122,6 +129,26 @@ def check_room(model: SPTModel, turns: Sequence[ChosenTurn], decoding: Decoding)
         )
 
 
+def chosen_reply(turn: TurnCandidates, weights: RerankWeights) -> Generation:
+    """The best of a turn's candidates. A prompt that spoke alone is named; for a mixture, the one that the rule chose."""
+    choice = rerank(turn, weights)
+    best = turn.candidates[choice.index]
+    return Generation(
+        dialogue=turn.dialogue,
+        turn=turn.turn,
+        persona=turn.persona,
+        user=turn.user,
+        prediction=best.text,
+        reference=turn.reference,
+        prompt=turn.prompt if best.prompt is None else best.prompt,
+        scores=turn.scores,
+        margin=turn.margin,
+        tokens=best.generated,
+        candidate=choice.index,
+        score=choice.score,
+    )
+
+
 def measure(
     generations: Sequence[Generation], *, profile: str, bertscore_model: str | None = None, seed: int = 0
 ) -> MetricReport:
@@ -131,9 +158,18 @@ def measure(
 
 
 def _reply(model: SPTModel, turns: Sequence[ChosenTurn], decoding: Decoding) -> list[Generation]:
-    from sptune.model.generate import PromptedContext, generate_tokens
+    from sptune.model.generate import generate_tokens, said_in, speaker
 
-    contexts = [PromptedContext(turn.context_ids, turn.selection.prompt) for turn in turns]
+    contexts = [
+        speaker(
+            turn.context_ids,
+            turn.selection,
+            decoding,
+            said=said_in(model, turn.dialogue.context(turn.span.turn)),
+            seed=None if decoding.seed is None else draw_seed(decoding.seed, turn.dialogue.id, turn.span.turn),
+        )
+        for turn in turns
+    ]
     made = generate_tokens(model, contexts, decoding=decoding)
     return [_generation(turn, model.text(tokens), len(tokens)) for turn, tokens in zip(turns, made, strict=True)]
 
@@ -153,17 +189,14 @@ def _generation(turn: ChosenTurn, prediction: str, tokens: int) -> Generation:
     )
 
 
-def _batches(
-    order: Sequence[int], turns: Sequence[ChosenTurn], *, room: int, rows: int, budget: int
-) -> Iterator[list[int]]:
-    """`order`, the longest context first, in batches of at most `budget` tokens; a longer row is alone."""
-    start = 0
-    while start < len(order):
-        size = max(1, budget // (rows * (room + turns[order[start]].span.context_length)))
-        yield list(order[start : start + size])
-        start += size
+def _batches(model: SPTModel, turns: Sequence[ChosenTurn], decoding: Decoding, budget: int) -> Iterator[list[int]]:
+    """Numbers of the turns in batches, long ones first."""
+    from sptune.model.prefix import find_way
 
-
-def _seeded(decoding: Decoding, done: int) -> Decoding:
-    """Sampling draws other numbers in each batch."""
-    return decoding if decoding.seed is None else replace(decoding, seed=decoding.seed + done)
+    length, new, count = model.prompts.length, decoding.max_new_tokens, model.prompts.count
+    speakers = 1 if decoding.kind == "top1" else count
+    if decoding.num_beams == 1 and find_way(model.backbone) == "packed":
+        order = sorted(range(len(turns)), key=lambda n: -len(turns[n].sequence.input_ids))
+        return sharing_batches(turns, order, runs=speakers, prompt=length, new=speakers * new, budget=budget)
+    order = sorted(range(len(turns)), key=lambda n: -turns[n].span.context_length)
+    return padded_batches(turns, order, rows=decoding.num_beams * speakers, room=length + new, budget=budget)

@@ -1,4 +1,4 @@
-"""Ranks the gold response among a turn's candidates by likelihood under the chosen prompt: hits@k and MRR."""
+"""Ranks the gold response among a turn's candidates by likelihood: hits@k and MRR."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from sptune.errors import DataError, ModelError
-from sptune.evaluation.candidates import Prefix, Way, find_way, mean_logprobs, run_prefix
+from sptune.model.mixture import Likelihood, mixture_weights, response_logprob
+from sptune.model.prefix import Way, find_way, prompted, run_prefix, token_logprobs
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from sptune.evaluation.turns import ChosenTurn, Progress
     from sptune.model.spt import SPTModel
 
@@ -59,17 +62,26 @@ class Ranking:
 
 
 def rank_turns(
-    model: SPTModel, turns: Sequence[ChosenTurn], *, way: Way | None = None, progress: Progress | None = None
+    model: SPTModel,
+    turns: Sequence[ChosenTurn],
+    *,
+    kind: Likelihood = "top1",
+    gate_temperature: float = 0.1,
+    way: Way | None = None,
+    progress: Progress | None = None,
 ) -> list[TurnRank]:
     """Rank the gold response of every turn that has at least two different candidates.
 
     Candidates score their mean log-probability per token (stop token included where one is learned) under the turn's
-    chosen prompt. They are told apart by their text, white space around it aside: one that is listed twice counts once,
-    and every copy of the gold response is the gold response. Ties count as wrong.
+    chosen prompt, or under a mixture of prompts. They are told apart by their text, white space around it aside: one
+    that is listed twice counts once, and every copy of the gold response is the gold response. Ties count as wrong.
 
     Args:
         model: the model.
         turns: from `choose_prompts`.
+        kind: whose likelihood counts: of the chosen prompt (`top1`), of the average of the K distributions at every
+            token (`fused`), of their gated average (`gated`), or of one prompt drawn from the gate (`mixture`).
+        gate_temperature: tau of the gate.
         way: how candidates share their context; the fastest that is exact for this model where None.
         progress: called at the start and after every sequence.
 
@@ -80,7 +92,11 @@ def rank_turns(
         DataError: candidates without the gold response, or one that does not fit the base model's window.
         ModelError: the model gives a log-probability that is not finite.
     """
-    tasks = [task for turn in turns if len((task := _Task(turn, _candidates(model, turn))).candidates) > 1]
+    tasks = [
+        _Task(turn, candidates, mixture_weights(turn.selection, kind=kind, temperature=gate_temperature))
+        for turn in turns
+        if len(candidates := _candidates(model, turn)) > 1
+    ]
     if not tasks:
         return []
     if progress:
@@ -88,7 +104,7 @@ def rank_turns(
     way = way or find_way(model.backbone)
     ranks: list[TurnRank] = []
     for _, group in groupby(tasks, key=lambda task: id(task.turn.sequence)):
-        ranks += _rank_sequence(model, list(group), way)
+        ranks += _rank_sequence(model, list(group), kind, way)
         if progress:
             progress("ranking", len(ranks), len(tasks))
     return ranks
@@ -120,10 +136,11 @@ def ranking(ranks: Sequence[TurnRank], *, turns: int) -> Ranking | None:
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """A turn to rank, and the token ids of its different candidates, the gold response first."""
+    """A turn to rank, the token ids of its different candidates, the gold response first, and the prompts' weights."""
 
     turn: ChosenTurn
     candidates: tuple[tuple[int, ...], ...]
+    weights: tuple[float, ...]
 
 
 def _candidates(model: SPTModel, turn: ChosenTurn) -> tuple[tuple[int, ...], ...]:
@@ -150,31 +167,42 @@ def _candidates(model: SPTModel, turn: ChosenTurn) -> tuple[tuple[int, ...], ...
 
 
 @torch.no_grad()
-def _rank_sequence(model: SPTModel, tasks: Sequence[_Task], way: Way) -> list[TurnRank]:
-    """Ranks of turns that are read from one sequence: each prompt that was chosen runs it once."""
-    backbone = model.backbone
-    ranks: dict[int, TurnRank] = {}
-    for prompt in {task.turn.selection.prompt for task in tasks}:
-        members = [n for n, task in enumerate(tasks) if task.turn.selection.prompt == prompt]
+def _rank_sequence(model: SPTModel, tasks: Sequence[_Task], kind: Likelihood, way: Way) -> list[TurnRank]:
+    """Ranks of turns that are read from one sequence: each prompt that has a weight runs it once."""
+    unique = [list(dict.fromkeys(task.candidates)) for task in tasks]  # scored once each, so that equal tokens tie
+    found: list[list[list[Tensor]]] = [[] for _ in tasks]  # task -> prompt with a weight -> candidate -> (m,)
+    for prompt in range(model.prompts.count):
+        members = [n for n, task in enumerate(tasks) if task.weights[prompt]]
+        if not members:
+            continue
         longest = max((tasks[n].turn.context_ids for n in members), key=len)
-        tokens = backbone.embed(torch.tensor(longest, device=backbone.device))
-        embeddings = torch.cat([model.prompts.embeddings[prompt].to(tokens.dtype), tokens])
-        prefix = run_prefix(backbone, embeddings, way=way)
+        prefix = run_prefix(model.backbone, prompted(model, longest, prompt=prompt), way=way)
         for n in members:
-            ranks[n] = _rank(model, tasks[n], prefix, way)
-    return [ranks[n] for n in range(len(tasks))]
+            context = model.prompts.length + tasks[n].turn.span.context_length
+            stop = model.encoder.stop_id
+            found[n].append(token_logprobs(model.backbone, prefix, unique[n], context=context, stop_id=stop, way=way))
+    return [
+        _rank(task, dict(zip(ids, _means(each, task.weights, kind), strict=True)))
+        for task, ids, each in zip(tasks, unique, found, strict=True)
+    ]
 
 
-def _rank(model: SPTModel, task: _Task, prefix: Prefix, way: Way) -> TurnRank:
-    span = task.turn.span
-    unique = list(dict.fromkeys(task.candidates))  # scored once each, so that equal tokens tie exactly
-    context = model.prompts.length + span.context_length
-    means = mean_logprobs(model.backbone, prefix, unique, context=context, stop_id=model.encoder.stop_id, way=way)
-    if any(map(math.isnan, means)):
+def _means(each: Sequence[Sequence[Tensor]], weights: Sequence[float], kind: Likelihood) -> list[float]:
+    """Log-probability per token of each candidate; -inf for one without any token."""
+    used = [weight for weight in weights if weight]
+    stacked = [torch.stack(logprobs) for logprobs in zip(*each, strict=True)]  # of (K', m)
+    return [
+        float(response_logprob(logprobs, used, kind=kind)) / logprobs.shape[1] if logprobs.shape[1] else -math.inf
+        for logprobs in stacked
+    ]
+
+
+def _rank(task: _Task, score: dict[tuple[int, ...], float]) -> TurnRank:
+    where = (task.turn.dialogue.id, task.turn.span.turn)
+    if any(map(math.isnan, score.values())):
         raise ModelError(
-            f"dialogue {task.turn.dialogue.id!r}, turn {span.turn}: the model gives a log-probability that is not a "
+            f"dialogue {where[0]!r}, turn {where[1]}: the model gives a log-probability that is not a "
             "number; evaluate with --dtype float32, and check the adapter"
         )
-    score = dict(zip(unique, means, strict=True))
     gold, *others = (score[ids] for ids in task.candidates)
-    return TurnRank(task.turn.dialogue.id, span.turn, 1 + sum(other >= gold for other in others), len(task.candidates))
+    return TurnRank(*where, 1 + sum(other >= gold for other in others), len(task.candidates))

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 RESULT_NAME, TURNS_NAME, GENERATIONS_NAME = "evaluation.json", "turns.jsonl", "generations.jsonl"
+CANDIDATES_NAME = "candidates.jsonl"
+PARTIAL_NAME, PARTIAL_CANDIDATES_NAME = "generations.partial.jsonl", "candidates.partial.jsonl"
+_SCORED = ("tokens", "bytes", "logprobs", "fused_logprob", "gated_logprob", "mixture_logprob")
+_RANKED = ("rank", "candidates")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +157,8 @@ class TurnRecord:
         fused_logprob: the same under the average of the K distributions.
         rank: of the gold response among the candidates, from 1.
         candidates: how many different candidates.
+        gated_logprob: log-probability of the response under the gated average of the K distributions at every token.
+        mixture_logprob: the same of the whole response by one prompt drawn from the gate.
     """
 
     dialogue: str
@@ -166,6 +172,8 @@ class TurnRecord:
     fused_logprob: float | None = None
     rank: int | None = None
     candidates: int | None = None
+    gated_logprob: float | None = None
+    mixture_logprob: float | None = None
 
 
 def model_info(model: SPTModel, adapter: str | Path | None) -> ModelInfo:
@@ -203,9 +211,9 @@ def turn_records(
         where, chosen = (turn.dialogue.id, turn.span.turn), turn.selection
         record = TurnRecord(*where, chosen.prompt, chosen.scores, chosen.margin)
         if scored and (scored[0].dialogue, scored[0].turn) == where:
-            record = _filled(record, scored.popleft(), ("tokens", "bytes", "logprobs", "fused_logprob"))
+            record = _filled(record, scored.popleft(), _SCORED)
         if ranked and (ranked[0].dialogue, ranked[0].turn) == where:
-            record = _filled(record, ranked.popleft(), ("rank", "candidates"))
+            record = _filled(record, ranked.popleft(), _RANKED)
         records.append(record)
     return records
 

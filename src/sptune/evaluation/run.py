@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from sptune.errors import UsageError
-from sptune.evaluation.generation import Generation, GenerationInterrupted, check_room, generate_replies, measure
+from sptune.evaluation.candidate_replies import Reranking
+from sptune.evaluation.generation import Generation, check_room, measure
 from sptune.evaluation.metrics import bertscore
 from sptune.evaluation.metrics.profile import PROFILES
-from sptune.evaluation.ranking import rank_turns, ranking
+from sptune.evaluation.parts import Parts
+from sptune.evaluation.ranking import ranking
 from sptune.evaluation.records import read_records, write_records
 from sptune.evaluation.result import (
+    CANDIDATES_NAME,
     GENERATIONS_NAME,
+    PARTIAL_CANDIDATES_NAME,
+    PARTIAL_NAME,
     RESULT_NAME,
     TURNS_NAME,
     DataInfo,
@@ -28,24 +32,20 @@ from sptune.evaluation.result import (
     save_result,
     turn_records,
 )
-from sptune.evaluation.scoring import likelihood, score_turns, selection_quality
+from sptune.evaluation.scoring import likelihood, selection_quality
 from sptune.evaluation.turns import choose_prompts
 from sptune.files import storage_errors
 from sptune.model.generate import Decoding
 
 if TYPE_CHECKING:
     from sptune.data.dialogue import Dialogue
-    from sptune.evaluation.metrics.profile import MetricReport
-    from sptune.evaluation.ranking import TurnRank
-    from sptune.evaluation.scoring import TurnScore
-    from sptune.evaluation.turns import ChosenTurn, Progress
+    from sptune.evaluation.turns import Progress
     from sptune.model.selection import SelectionRule
     from sptune.model.spt import SPTModel
 
 Part = Literal["likelihood", "ranking", "generation"]
 PARTS: tuple[Part, ...] = get_args(Part)
-PARTIAL_NAME = "generations.partial.jsonl"
-FILES = (RESULT_NAME, TURNS_NAME, GENERATIONS_NAME, PARTIAL_NAME)
+FILES = (RESULT_NAME, TURNS_NAME, GENERATIONS_NAME, CANDIDATES_NAME, PARTIAL_NAME, PARTIAL_CANDIDATES_NAME)
 
 NO_CANDIDATES = "no turn has two or more candidates; give data with candidates, such as ConvAI2 files with 20 a turn"
 
@@ -57,13 +57,15 @@ class Settings:
     Attributes:
         parts: what to do: likelihood, ranking, generation.
         profile: rules of the text metrics, `paper` or `standard` (docs/metrics.md).
-        decoding: how replies are generated; greedy with at most 32 new tokens, as in the paper's tables.
-        rule: how a prompt is chosen from the scores, `top1` or `sample`.
+        decoding: how replies are generated; greedy with at most 32 new tokens, as in the paper's tables. Its `kind` also
+            says whose likelihood ranks candidates, and its `gate_temperature` holds for every gated figure.
+        rule: how a prompt is chosen from the scores, `top1`, `sample` or `random`.
         prompt: a forced prompt for every turn.
         bertscore_model: encoder of BERTScore, a folder or a downloaded hub id; None leaves BERTScore out.
-        seed: of the rule `sample` and of self-BLEU's sample.
+        seed: of the rules `sample` and `random`, and of self-BLEU's sample.
         limit: evaluate the first so many dialogues; None is all.
         token_budget: the most tokens of a batch.
+        rerank: how candidates are drawn and chosen from, in place of one reply a turn; None does not.
     """
 
     parts: tuple[Part, ...] = PARTS
@@ -75,6 +77,7 @@ class Settings:
     seed: int = 0
     limit: int | None = None
     token_budget: int = 8192
+    rerank: Reranking | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no evaluation can do, before anything is run."""
@@ -82,8 +85,8 @@ class Settings:
             raise UsageError(f"parts: {','.join(self.parts)!r} is not a choice of {','.join(PARTS)}")
         if self.profile not in PROFILES:
             raise UsageError(f"profile: {self.profile!r} is not one of {', '.join(PROFILES)}")
-        if self.rule not in ("top1", "sample"):
-            raise UsageError(f"rule: {self.rule!r} is not one of top1, sample")
+        if self.rule not in ("top1", "sample", "random"):
+            raise UsageError(f"rule: {self.rule!r} is not one of top1, sample, random")
         for name, number in (("limit", self.limit), ("token_budget", self.token_budget)):
             if number is not None and number < 1:
                 raise UsageError(f"{name}: {number} is too small; give at least 1")
@@ -150,7 +153,7 @@ def evaluate(
     """
     settings, source = settings or Settings(), source or Source()
     dialogues = dialogues[: settings.limit]
-    run = _Run(model, settings, progress)
+    run = Parts(model, settings, progress)
     with run.timed("loading"):
         _load_encoder(settings)
         turns = choose_prompts(model, dialogues, rule=settings.rule, prompt=settings.prompt, seed=settings.seed)
@@ -204,61 +207,6 @@ def measure_again(
     if output:
         save_result(output, result)
     return result
-
-
-class _Run:
-    """The parts of one evaluation, each timed, and empty where it was not asked for."""
-
-    def __init__(self, model: SPTModel, settings: Settings, progress: Progress | None) -> None:
-        self.model = model
-        self.settings = settings
-        self.progress = progress
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def timed(self, part: str) -> Iterator[None]:
-        begin = time.perf_counter()
-        yield
-        self.seconds[part] = round(time.perf_counter() - begin, 3)
-
-    def score(self, turns: Sequence[ChosenTurn]) -> list[TurnScore]:
-        if "likelihood" not in self.settings.parts:
-            return []
-        with self.timed("likelihood"):
-            return score_turns(self.model, turns, token_budget=self.settings.token_budget, progress=self.progress)
-
-    def rank(self, turns: Sequence[ChosenTurn]) -> list[TurnRank]:
-        if "ranking" not in self.settings.parts:
-            return []
-        with self.timed("ranking"):
-            return rank_turns(self.model, turns, progress=self.progress)
-
-    def generate(self, turns: Sequence[ChosenTurn], output: Path | None) -> list[Generation]:
-        if "generation" not in self.settings.parts:
-            return []
-        decoding, budget = self.settings.decoding, self.settings.token_budget
-        try:
-            with self.timed("generation"):
-                made = generate_replies(
-                    self.model, turns, decoding=decoding, token_budget=budget, progress=self.progress
-                )
-        except GenerationInterrupted as stop:
-            if output and stop.done:
-                write_records(output / PARTIAL_NAME, stop.done)
-                raise GenerationInterrupted(stop.done, stop.total, output / PARTIAL_NAME) from None
-            raise
-        if output:
-            write_records(output / GENERATIONS_NAME, made)
-        return made
-
-    def measure(self, generations: Sequence[Generation]) -> MetricReport | None:
-        if not generations:
-            return None
-        with self.timed("metrics"):
-            wanted = self.settings
-            return measure(
-                generations, profile=wanted.profile, bertscore_model=wanted.bertscore_model, seed=wanted.seed
-            )
 
 
 def as_json(settings: Settings) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from sptune.data.batch import TokenBatch, collate
 from sptune.data.packing import TokenBudgetSampler
 from sptune.errors import ModelError
 from sptune.evaluation.turns import by_sequence
-from sptune.losses import example_sums, example_tokens
+from sptune.losses import example_tokens
 from sptune.model.figures import SelectionFigures, selection_figures
+from sptune.model.mixture import mixed_logprobs, mixture_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,6 +39,9 @@ class TurnScore:
         logprobs: K log-probabilities of the response, nats, summed over its tokens: one under each prompt.
         fused_logprob: the same under the average of the K distributions at every token.
         selection: the prompt chosen for the context.
+        gated_logprob: the same under their average weighted by the gate `pi_k = softmax_k(s_ik / tau)`; None in
+            evaluations made before it was measured.
+        mixture_logprob: `log sum_k pi_k p_k(R)`: one prompt, drawn from the gate, speaks the whole response; or None.
     """
 
     dialogue: str
@@ -47,6 +51,8 @@ class TurnScore:
     logprobs: tuple[float, ...]
     fused_logprob: float
     selection: Selection
+    gated_logprob: float | None = None
+    mixture_logprob: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,8 @@ class Likelihood:
         random_perplexity: expected of a random prompt a turn: `exp` of the mean over prompts of the loss per token.
         oracle_perplexity: under the best prompt of each turn, in hindsight. Not a target: the context does not tell it.
         fused_perplexity: under the average of the K distributions at every token.
+        gated_perplexity: under their average weighted by the gate; None in evaluations made before it was measured.
+        mixture_perplexity: of whole responses, each by one prompt drawn from the gate; None likewise.
     """
 
     turns: int
@@ -78,16 +86,24 @@ class Likelihood:
     random_perplexity: float
     oracle_perplexity: float
     fused_perplexity: float
+    gated_perplexity: float | None = None
+    mixture_perplexity: float | None = None
 
 
 def score_turns(
-    model: SPTModel, turns: Sequence[ChosenTurn], *, token_budget: int = 8192, progress: Progress | None = None
+    model: SPTModel,
+    turns: Sequence[ChosenTurn],
+    *,
+    gate_temperature: float = 0.1,
+    token_budget: int = 8192,
+    progress: Progress | None = None,
 ) -> list[TurnScore]:
     """Score every turn's gold response under every prompt, in packed batches.
 
     Args:
         model: the model.
         turns: from `choose_prompts`: all turns of each sequence.
+        gate_temperature: tau of the gate.
         token_budget: the most tokens of a forward pass, all K prompts and padding included; a longer sequence is alone.
         progress: called at the start and after every batch.
 
@@ -107,7 +123,7 @@ def score_turns(
     for members in sampler:
         batch = collate([groups[i][0].sequence for i in members], stop_id=model.encoder.stop_id)
         chosen = [turn for i in members for turn in groups[i]]
-        scores = iter(_score_batch(model, batch, chosen))
+        scores = iter(_score_batch(model, batch, chosen, gate_temperature))
         for i in members:
             scored[i] = [next(scores) for _ in groups[i]]
         done += len(chosen)
@@ -117,23 +133,33 @@ def score_turns(
 
 
 @torch.no_grad()
-def _score_batch(model: SPTModel, batch: TokenBatch, turns: Sequence[ChosenTurn]) -> list[TurnScore]:
+def _score_batch(
+    model: SPTModel, batch: TokenBatch, turns: Sequence[ChosenTurn], gate_temperature: float
+) -> list[TurnScore]:
     output = model(batch.to(model.backbone.device))
     logprobs: Tensor = output.target_logprobs.double().cpu()  # (K, N)
-    fused = logprobs.logsumexp(0, keepdim=True) - math.log(len(logprobs))  # (1, N)
-    example, examples = batch.target_example, batch.examples
-    sums = example_sums(logprobs, example=example, examples=examples).tolist()  # (n, K)
-    fused_sums = example_sums(fused, example=example, examples=examples)[:, 0].tolist()  # (n,)
-    tokens = example_tokens(example, examples).tolist()
+    tokens = example_tokens(batch.target_example, batch.examples).tolist()
     scores = []
-    for turn, row, together, count in zip(turns, sums, fused_sums, tokens, strict=True):
-        if not all(map(math.isfinite, row)):
+    for turn, own in zip(turns, torch.split(logprobs, tokens, dim=1), strict=True):
+        if not bool(own.isfinite().all()):
             raise ModelError(
                 f"dialogue {turn.dialogue.id!r}, turn {turn.span.turn}: the model gives a log-probability that is not "
                 "finite; evaluate with --dtype float32, and check the adapter"
             )
-        where = (turn.dialogue.id, turn.span.turn, count, turn.span.response_bytes)
-        scores.append(TurnScore(*where, tuple(row), together, turn.selection))
+        gate = mixture_weights(turn.selection, kind="gated", temperature=gate_temperature)
+        scores.append(
+            TurnScore(
+                dialogue=turn.dialogue.id,
+                turn=turn.span.turn,
+                tokens=own.shape[1],
+                bytes=turn.span.response_bytes,
+                logprobs=tuple(own.sum(1).tolist()),
+                fused_logprob=float(mixed_logprobs(own, (1 / len(own),) * len(own)).sum()),
+                selection=turn.selection,
+                gated_logprob=float(mixed_logprobs(own, gate).sum()),
+                mixture_logprob=float(mixed_logprobs(own.sum(1), gate)),
+            )
+        )
     return scores
 
 
@@ -159,6 +185,8 @@ def likelihood(scores: Sequence[TurnScore]) -> Likelihood:
     each = [-math.fsum(score.logprobs[k] for score in scores) for k in range(count)]
     oracle = -math.fsum(max(score.logprobs) for score in scores)
     fused = -math.fsum(score.fused_logprob for score in scores)
+    gated = [score.gated_logprob for score in scores]
+    mixture = [score.mixture_logprob for score in scores]
     best = min(range(count), key=each.__getitem__)
     return Likelihood(
         turns=len(scores),
@@ -172,6 +200,8 @@ def likelihood(scores: Sequence[TurnScore]) -> Likelihood:
         random_perplexity=_perplexity(math.fsum(each) / count, tokens),
         oracle_perplexity=_perplexity(oracle, tokens),
         fused_perplexity=_perplexity(fused, tokens),
+        gated_perplexity=_measured_perplexity(gated, tokens),
+        mixture_perplexity=_measured_perplexity(mixture, tokens),
     )
 
 
@@ -182,6 +212,11 @@ def selection_quality(scores: Sequence[TurnScore]) -> SelectionFigures:
     )  # (n, K)
     gaps = torch.tensor([score.selection.scores for score in scores], dtype=torch.double)  # (n, K)
     return selection_figures(gaps, nll, chosen=torch.tensor([score.selection.prompt for score in scores]))
+
+
+def _measured_perplexity(logprobs: Sequence[float | None], tokens: int) -> float | None:
+    known = [value for value in logprobs if value is not None]
+    return _perplexity(-math.fsum(known), tokens) if len(known) == len(logprobs) else None
 
 
 def _perplexity(nll: float, tokens: int) -> float:

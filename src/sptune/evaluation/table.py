@@ -121,6 +121,9 @@ def _likelihood(found: Likelihood) -> Iterator[tuple[str, str]]:
         yield f"perplexity, best single prompt ({found.best_prompt})", f"{found.best_prompt_perplexity:.2f}"
         yield "perplexity, random prompt", f"{found.random_perplexity:.2f}"
         yield "perplexity, fused prompts", f"{found.fused_perplexity:.2f}"
+        if found.gated_perplexity is not None and found.mixture_perplexity is not None:
+            yield "perplexity, gated prompts", f"{found.gated_perplexity:.2f}"
+            yield "perplexity, one prompt drawn from the gate", f"{found.mixture_perplexity:.2f}"
         yield "perplexity, oracle (hindsight)", f"{found.oracle_perplexity:.2f}"
     yield "responses / tokens", f"{found.turns} / {found.tokens}"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ import torch
 
 from sptune.data.encoder import TokenSequence, TurnSpan
 from sptune.errors import DataError
-from sptune.model.retriever import Contexts
+from sptune.model.sampling import draw_seed
 from sptune.model.selection import Selection, SelectionRule, select
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ def choose_prompts(
         dialogues: with gold responses; the history of a turn is that of the data.
         rule: how a prompt is chosen from the scores.
         prompt: a forced prompt for all turns.
-        seed: of the rule `sample`; each turn draws with its own seed, made of this one, the dialogue's id and the turn.
+        seed: of the rules `sample` and `random`; each turn draws with its own seed, made of this one, the dialogue's id and the turn.
 
     Raises:
         DataError: no turn has a response, or one does not fit the base model's window.
@@ -83,7 +82,7 @@ def choose_prompts(
         for sequence in model.encoder.encode(dialogue):
             scores = _scores(model, sequence)  # (n, K)
             for row, span in zip(scores, sequence.spans, strict=True):
-                draw = _generator(seed, dialogue.id, span.turn) if rule == "sample" else None
+                draw = torch.Generator().manual_seed(draw_seed(seed, dialogue.id, span.turn))
                 (selection,) = select(row[None], rule=rule, prompt=prompt, generator=draw)
                 turns.append(ChosenTurn(sequence, span, selection))
     if not turns:
@@ -109,11 +108,6 @@ def _scores(model: SPTModel, sequence: TokenSequence) -> Tensor:
     device = model.backbone.device
     length = torch.tensor([span.context_length for span in sequence.spans], device=device)
     ids = torch.tensor([sequence.input_ids], device=device)
-    contexts = Contexts(model.backbone.embed(ids), torch.zeros_like(length), length)
+    contexts = model.contexts(model.backbone.embed(ids), torch.zeros_like(length), length)
     scores: Tensor = model.retriever(contexts, model.prompts.embeddings)
     return scores
-
-
-def _generator(seed: int, dialogue: str, turn: int) -> torch.Generator:
-    digest = hashlib.sha256(f"{seed}\0{dialogue}\0{turn}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)

@@ -1,21 +1,26 @@
-"""Generate replies for contexts that chose different prompts, in one call: [pad][prompt][context] on every row."""
+"""Generate replies for contexts that chose different prompts, or mixtures of them, in one call."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
-from torch import Tensor
 
 from sptune.errors import UsageError
+from sptune.model.mixture import Mixture, mixture_weights, one_hot
+from sptune.model.packed import generate_packed
+from sptune.model.padded import Row, beam_search, generate_padded
+from sptune.model.prefix import Prefixes, find_way
+from sptune.model.sampling import draw_seed
+from sptune.model.selection import Selection
+from sptune.model.streams import Rules, Speech, Stream, Tokens, end_tokens
 
 if TYPE_CHECKING:
     from transformers.generation.streamers import BaseStreamer
 
+    from sptune.data.dialogue import Dialogue
     from sptune.model.spt import SPTModel
 
 
@@ -30,6 +35,10 @@ class Decoding:
         num_beams: beam search with that many beams (the paper's interactive mode: 10).
         no_repeat_ngram_size: forbid repeating n-grams of that size within a reply; 0 is off (the interactive mode: 4).
         seed: of sampling; None draws from torch's current state.
+        no_repeat_history_ngram: forbid n-grams of that size that the speaker said earlier in the dialogue; 0 is off.
+        kind: who speaks: the chosen prompt (`top1`), or at every token the average of the K distributions (`fused`),
+            or their average weighted by the gate (`gated`).
+        gate_temperature: tau of the gate `pi_k = softmax_k(s_ik / tau)`.
     """
 
     max_new_tokens: int = 32
@@ -38,6 +47,9 @@ class Decoding:
     num_beams: int = 1
     no_repeat_ngram_size: int = 0
     seed: int | None = None
+    no_repeat_history_ngram: int = 0
+    kind: Mixture = "top1"
+    gate_temperature: float = 0.1
 
     def __post_init__(self) -> None:
         """Refuse values that no decoder takes."""
@@ -47,23 +59,48 @@ class Decoding:
             "top_p": 0 < self.top_p <= 1,
             "num_beams": self.num_beams >= 1,
             "no_repeat_ngram_size": self.no_repeat_ngram_size >= 0,
+            "no_repeat_history_ngram": self.no_repeat_history_ngram >= 0,
+            "gate_temperature": self.gate_temperature > 0,
         }
         for name, good in checks.items():
             if not good:
                 raise UsageError(f"{name}: {getattr(self, name)} is out of range; see `sptune chat --help`")
+        if self.kind not in get_args(Mixture):
+            raise UsageError(f"kind: {self.kind!r} is not one of {', '.join(get_args(Mixture))}")
+        if self.num_beams > 1 and self.kind != "top1":
+            raise UsageError(f"num_beams: {self.num_beams} beams follow one prompt; use num_beams=1 with {self.kind}")
 
 
 @dataclass(frozen=True, slots=True)
 class PromptedContext:
-    """A context's tokens and the prompt to put in front of them.
+    """A context's tokens and who speaks.
 
     Attributes:
         input_ids: the context's tokens.
         prompt: number of the soft prompt, 0 .. K-1.
+        weights: K weights of the prompts in the mixture that speaks, which sum to 1; None where `prompt` speaks alone.
+        said: tokens of the speaker's earlier responses, for `no_repeat_history_ngram`.
+        seed: of this context's draws; None: made of the decoding's seed and the context's number.
     """
 
     input_ids: Sequence[int]
     prompt: int
+    weights: tuple[float, ...] | None = None
+    said: Sequence[Tokens] = ()
+    seed: int | None = None
+
+
+def speaker(
+    input_ids: Sequence[int],
+    selection: Selection,
+    decoding: Decoding,
+    *,
+    said: Sequence[Tokens] = (),
+    seed: int | None = None,
+) -> PromptedContext:
+    """A context as `decoding` lets it be answered: by the prompt that was chosen for it, or by a mixture."""
+    weights = mixture_weights(selection, kind=decoding.kind, temperature=decoding.gate_temperature)
+    return PromptedContext(input_ids, selection.prompt, weights, said, seed)
 
 
 @torch.no_grad()
@@ -79,8 +116,8 @@ def generate_tokens(
 
     Args:
         model: the model.
-        contexts: n contexts, each with its prompt; rows of one batch may use different prompts.
-        decoding: how tokens are chosen.
+        contexts: n contexts, each with its prompt or mixture; they may differ.
+        decoding: how tokens are chosen; its `kind` has done its part in the contexts (see `speaker`).
         streamer: receives tokens as they come (one context only).
         stopping: a transformers `StoppingCriteriaList`.
 
@@ -90,83 +127,60 @@ def generate_tokens(
     Raises:
         UsageError: a prompt, its context and the new tokens do not fit the base model's window.
     """
-    inputs = left_padded(model, contexts)
-    window = model.backbone.window
-    needed = inputs.embeddings.shape[1] + decoding.max_new_tokens
+    ids = [tuple(context.input_ids) for context in contexts]
+    check_window(model, max(map(len, ids)), decoding.max_new_tokens)
+    rules = rules_of(model, decoding)
+    if decoding.num_beams > 1:
+        rows = [Row(tokens, context.prompt) for tokens, context in zip(ids, contexts, strict=True)]
+        said = [context.said for context in contexts]
+        return beam_search(model, rows, decoding=decoding, said=said, stopping=stopping)
+    seed = int(torch.randint(1 << 62, (1,))) if decoding.seed is None else decoding.seed
+    streams = [
+        Stream(
+            number,
+            context.weights or one_hot(context.prompt, model.prompts.count),
+            decoding.temperature,
+            draw_seed(seed, number) if context.seed is None else context.seed,
+        )
+        for number, context in enumerate(contexts)
+    ]
+    speech = Speech(streams, rules, [context.said for context in contexts])
+    if streamer is None and stopping is None and (way := find_way(model.backbone)) == "packed":
+        needed = [[k for k, weight in enumerate(stream.weights) if weight] for stream in streams]
+        return generate_packed(model, Prefixes(model, ids, needed, way=way), speech)
+    return generate_padded(model, ids, speech, streamer=streamer, stopping=stopping)
+
+
+def said_in(model: SPTModel, context: Dialogue) -> list[Tokens]:
+    """Tokens of what the speaker answered so far, as they follow a context."""
+    return [model.encoder.response_ids(turn.response) for turn in context.turns if turn.response]
+
+
+def rules_of(model: SPTModel, decoding: Decoding) -> Rules:
+    """What `decoding` asks of every reply of that model."""
+    return Rules(
+        max_new_tokens=decoding.max_new_tokens,
+        top_p=decoding.top_p,
+        no_repeat_ngram_size=decoding.no_repeat_ngram_size,
+        no_repeat_history_ngram=decoding.no_repeat_history_ngram,
+        ends=end_tokens(model),
+    )
+
+
+def check_window(model: SPTModel, context: int, new: int) -> None:
+    """Refuse replies that the base model's window has no room for.
+
+    Args:
+        model: the model.
+        context: tokens of the longest context.
+        new: the most tokens of a reply.
+
+    Raises:
+        UsageError: they do not fit behind a prompt.
+    """
+    needed, window = model.prompts.length + context + new, model.backbone.window
     if window is not None and needed > window:
         raise UsageError(
-            f"max_new_tokens: prompt, context and {decoding.max_new_tokens} new tokens need {needed} places, the base model's window is {window}; "
+            f"max_new_tokens: prompt, context and {new} new tokens need {needed} places, the base model's window is {window}; "
             "lower max_new_tokens or template.max_length"
         )
-    stop = model.encoder.stop_id
-    fallback = model.backbone.model.generation_config.eos_token_id
-    ends = [stop] if stop is not None else ([fallback] if isinstance(fallback, int) else list(fallback or []))
-    with warnings.catch_warnings(), _seeded(decoding.seed, inputs.embeddings.device):
-        # n-grams of the reply alone are what `no_repeat_ngram_size` means here
-        warnings.filterwarnings("ignore", message="Passing `no_repeat_ngram_size`")
-        output = model.backbone.model.generate(
-            inputs_embeds=inputs.embeddings,
-            attention_mask=inputs.mask,
-            streamer=streamer,
-            stopping_criteria=stopping,
-            eos_token_id=ends or None,
-            pad_token_id=ends[0] if ends else 0,
-            **_options(decoding),
-        )
-    return [_until(row, ends) for row in output.tolist()]
-
-
-@dataclass(frozen=True, slots=True)
-class PaddedInputs:
-    """Rows of [pad][prompt][context].
-
-    Attributes:
-        embeddings: (n, T, D).
-        mask: (n, T) 0 at padding.
-    """
-
-    embeddings: Tensor
-    mask: Tensor
-
-
-def left_padded(model: SPTModel, contexts: Sequence[PromptedContext]) -> PaddedInputs:
-    """Embeddings of every row, padded on the left outside the prompt."""
-    device, length = model.backbone.device, model.prompts.length
-    width = length + max(len(context.input_ids) for context in contexts)
-    embeddings = model.backbone.embedding_table.new_zeros(len(contexts), width, model.backbone.embedding_dim)
-    mask = torch.zeros(len(contexts), width, dtype=torch.long, device=device)
-    for row, context in enumerate(contexts):
-        first = width - length - len(context.input_ids)
-        prompt = model.prompts.embeddings[context.prompt].to(embeddings.dtype)
-        tokens = model.backbone.embed(torch.tensor([list(context.input_ids)], device=device))[0]
-        embeddings[row, first:] = torch.cat([prompt, tokens])
-        mask[row, first:] = 1
-    return PaddedInputs(embeddings, mask)
-
-
-def _options(decoding: Decoding) -> dict[str, Any]:
-    sampling = decoding.temperature > 0
-    options: dict[str, Any] = {
-        "max_new_tokens": decoding.max_new_tokens,
-        "num_beams": decoding.num_beams,
-        "no_repeat_ngram_size": decoding.no_repeat_ngram_size,
-        "do_sample": sampling,
-        "top_k": 0 if sampling else None,
-        "temperature": decoding.temperature if sampling else None,
-        "top_p": decoding.top_p if sampling else None,
-    }
-    return options
-
-
-@contextmanager
-def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
-    """Draw from `seed`, and leave torch's own random state as it was."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
-        yield
-
-
-def _until(tokens: list[int], ends: Sequence[int]) -> list[int]:
-    cut = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
-    return tokens[:cut]

@@ -1,4 +1,4 @@
-"""Which prompt speaks: the retriever's choice, a draw from its scores, a forced prompt, or the one chosen before."""
+"""Which prompt speaks: the retriever's choice, a draw, a forced prompt, or the one chosen before."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sptune.errors import UsageError
 
-SelectionRule = Literal["top1", "sample"]
+SelectionRule = Literal["top1", "sample", "random"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +35,10 @@ def select(
 
     Args:
         scores: (n, K) s_ik.
-        rule: `top1` takes the best score (the first of equals), `sample` draws from the softmax of the scores.
+        rule: `top1` takes the best score (the first of equals), `sample` draws from the softmax of the scores, `random` draws from all
+            prompts alike, whatever the scores (a control).
         prompt: a forced prompt, whatever the scores.
-        generator: of the draw.
+        generator: of the draws.
 
     Returns:
         n selections.
@@ -52,6 +53,8 @@ def select(
         chosen = torch.full((scores.shape[0],), prompt)
     elif rule == "sample":
         chosen = torch.multinomial(scores.float().cpu().softmax(1), 1, generator=generator).squeeze(1)
+    elif rule == "random":
+        chosen = torch.randint(count, (scores.shape[0],), generator=generator)
     else:
         chosen = scores.argmax(1)
     margins = margin(scores)

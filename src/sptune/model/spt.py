@@ -16,7 +16,7 @@ from sptune.data.encoder import DialogueEncoder
 from sptune.data.template import TemplateKind, default_stops, make_template
 from sptune.errors import AdapterError
 from sptune.model import saved
-from sptune.model.generate import Decoding, PromptedContext, generate_tokens
+from sptune.model.generate import Decoding, generate_tokens, said_in, speaker
 from sptune.model.hub import local_folder, upload
 from sptune.model.load import DEFAULT_MODEL, Dtype, LoadedBase, load_base
 from sptune.model.prompts import SoftPrompts, sample_rows
@@ -122,7 +122,7 @@ class SPTModel(nn.Module):
         backbone = loaded.backbone
         generator = torch.Generator().manual_seed(seed)
         prompts = sample_rows(backbone.vocabulary(), count=num_prompts, length=prompt_length, generator=generator)
-        scorer = seeded_retriever(retriever, dim=backbone.embedding_dim, seed=seed)
+        scorer = seeded_retriever(lambda: Retriever(retriever, dim=backbone.embedding_dim), seed=seed)
         encoder = DialogueEncoder(
             loaded.tokenizer,
             make_template(template, tokenizer=loaded.tokenizer),
@@ -167,7 +167,7 @@ class SPTModel(nn.Module):
                 f"{adapter}: made for embeddings of width {config.embedding_dim} ({config.base.id}); "
                 f"{base.backbone.base} has width {base.backbone.embedding_dim}; give the base model it was trained on"
             )
-        scorer = saved.make_retriever(config, loaded_adapter.tensors)
+        scorer = saved.make_retriever(config, loaded_adapter.tensors, base=base)
         prompts = SoftPrompts(loaded_adapter.tensors[PROMPTS_KEY])
         model = cls(base.backbone, prompts, scorer, saved.make_encoder(config, base), stops=config.stops)
         model.load_tensors(loaded_adapter)
@@ -208,7 +208,10 @@ class SPTModel(nn.Module):
         ids = [self.encoder.encode_context(context).input_ids for context in contexts]
         generator = torch.Generator().manual_seed(decoding.seed) if decoding.seed is not None else None
         selections = select(self.scores_of_ids(ids), rule=rule, prompt=prompt, generator=generator)
-        rows = [PromptedContext(row, chosen.prompt) for row, chosen in zip(ids, selections, strict=True)]
+        rows = [
+            speaker(row, chosen, decoding, said=said_in(self, context))
+            for row, chosen, context in zip(ids, selections, contexts, strict=True)
+        ]
         tokens = generate_tokens(self, rows, decoding=decoding)
         return [Reply(self.text(new), chosen, tuple(new)) for new, chosen in zip(tokens, selections, strict=True)]
 
@@ -223,24 +226,27 @@ class SPTModel(nn.Module):
         )
         return text
 
-    def forward(self, batch: TokenBatch, *, fuse_logits: bool = False) -> SPTOutput:
+    def forward(self, batch: TokenBatch, *, fuse_logits: bool = False, only: int | None = None) -> SPTOutput:
         """Run all K prompts over a packed batch in one forward pass.
 
         Args:
             batch: B sequences, n examples, N response tokens.
             fuse_logits: also compute the score-weighted fusion of logits (paper's published code).
+            only: run this prompt alone; `target_logprobs` is then (1, N), the scores are still those of all K, and nothing is fused.
 
         Returns:
             Log-probabilities and scores. No (K, B, T, V) tensor exists at any time.
         """
         embeddings = self.backbone.embed(batch.input_ids)  # (B, T, D)
-        contexts = Contexts(embeddings, batch.example_row, batch.context_length)
-        scores = self.retriever(contexts, self.prompts.embeddings)
-        hidden = self._run(embeddings)  # (K, B, L+T, H)
+        scores = self.retriever(
+            self.contexts(embeddings, batch.example_row, batch.context_length), self.prompts.embeddings
+        )
+        prompts = self.prompts.embeddings if only is None else self.prompts.embeddings[only : only + 1]
+        hidden = self._run(prompts, embeddings)  # (K, B, L+T, H)
         chosen = hidden[:, batch.target_row, self.prompts.length + batch.target_position]  # (K, N, H)
-        targets = batch.target_ids.expand(self.prompts.count, -1)  # (K, N)
+        targets = batch.target_ids.expand(len(prompts), -1)  # (K, N)
         fused = None
-        if fuse_logits:
+        if fuse_logits and only is None:
             weights = scores[batch.target_example]  # (N, K)
             fused = self.backbone.weighted_logits_logprobs(chosen, batch.target_ids, weights)
         return SPTOutput(self.backbone.target_logprobs(chosen, targets), scores, fused)
@@ -269,9 +275,23 @@ class SPTModel(nn.Module):
         device = self.backbone.device
         padded = pad_sequence([torch.tensor(row) for row in ids], batch_first=True).to(device)
         length = torch.tensor([len(row) for row in ids], device=device)
-        contexts = Contexts(self.backbone.embed(padded), torch.arange(len(ids), device=device), length)
+        contexts = self.contexts(self.backbone.embed(padded), torch.arange(len(ids), device=device), length)
         scores: Tensor = self.retriever(contexts, self.prompts.embeddings)
         return scores
+
+    def contexts(self, embeddings: Tensor, row: Tensor, length: Tensor) -> Contexts:
+        """What the retriever reads of n contexts.
+
+        Args:
+            embeddings: (B, T, D) word embeddings of sequences that are padded on the right, if at all.
+            row: (n,) the sequence of each context.
+            length: (n,) tokens of each context, counted from the start of its sequence.
+        """
+        hidden = None
+        if self.retriever.reading.input == "hidden":
+            with torch.no_grad():
+                hidden = self.backbone.hidden(embeddings)
+        return Contexts(embeddings, row, length, hidden=hidden)
 
     def adapter(self) -> Adapter:
         """The trained part, ready to be saved."""
@@ -333,11 +353,11 @@ class SPTModel(nn.Module):
         """
         return upload(self.save_pretrained, repo_id, private=private, token=token)
 
-    def _run(self, embeddings: Tensor) -> Tensor:
+    def _run(self, prompts: Tensor, embeddings: Tensor) -> Tensor:
         """Hidden states (K, B, L+T, H) of [SP_k; sequence] for every prompt and sequence, in one pass."""
-        count, length = self.prompts.count, self.prompts.length
+        count, length, _ = prompts.shape
         rows, tokens, dim = embeddings.shape
-        prompts = self.prompts.embeddings.to(embeddings.dtype)[:, None].expand(count, rows, length, dim)
-        inputs = torch.cat([prompts, embeddings.expand(count, rows, tokens, dim)], dim=2)  # (K, B, L+T, D)
+        soft = prompts.to(embeddings.dtype)[:, None].expand(count, rows, length, dim)
+        inputs = torch.cat([soft, embeddings.expand(count, rows, tokens, dim)], dim=2)  # (K, B, L+T, D)
         hidden = self.backbone.hidden(inputs.flatten(0, 1))
         return hidden.view(count, rows, *hidden.shape[1:])

@@ -1,4 +1,4 @@
-"""Log-probabilities of many candidate responses to one context, which is run through the model only once.
+"""Contexts that are run through the model only once, whatever comes behind them, and log-probabilities of candidates there.
 
 `[prompt; tokens]` of a dialogue is run once with a key-value cache; every turn's context is a beginning of it. Then
 come the candidates:
@@ -14,15 +14,17 @@ come the candidates:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
     from sptune.model.backbone import Backbone
+    from sptune.model.spt import SPTModel
 
 Way = Literal["packed", "repeated", "separate"]
 Tokens = Sequence[int]
@@ -33,6 +35,7 @@ _ROW_TOKENS, _BATCH_TOKENS = 2048, 8192
 _UNSUPPORTED = (TypeError, ValueError, RuntimeError, IndexError, AttributeError, NotImplementedError, AssertionError)
 # The last candidate of the trial stands further off than a local attention window of 256.
 _PROBE_CONTEXT, _PROBE_CANDIDATES, _PROBE_TOKENS = 16, 24, 14
+_FOUND: WeakKeyDictionary[Backbone, Way] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +63,63 @@ def run_prefix(backbone: Backbone, embeddings: Tensor, *, way: Way) -> Prefix:
     return Prefix(embeddings, states, cache if _holds(cache, len(embeddings)) else None)
 
 
-@torch.no_grad()
+class Prefixes:
+    """`[SP_k; context]` of several contexts and prompts; a context that another one begins with is not run again.
+
+    Args:
+        model: the model.
+        contexts: token ids of each context.
+        prompts: for each context, the prompts that are needed.
+        way: from `find_way`.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        model: SPTModel,
+        contexts: Sequence[tuple[int, ...]],
+        prompts: Sequence[Sequence[int]],
+        *,
+        way: Way,
+    ) -> None:
+        self._length = model.prompts.length
+        self._contexts = contexts
+        longest: list[tuple[int, ...]] = []
+        self._host: dict[tuple[int, ...], tuple[int, ...]] = {}
+        for ids in sorted(set(contexts), key=len, reverse=True):
+            host = next((longer for longer in longest if longer[: len(ids)] == ids), ids)
+            self._host[ids] = host
+            if host is ids:
+                longest.append(ids)
+        wanted = dict.fromkeys((self._host[ids], k) for ids, own in zip(contexts, prompts, strict=True) for k in own)
+        self._runs: Mapping[tuple[tuple[int, ...], int], Prefix] = {
+            (ids, k): run_prefix(model.backbone, prompted(model, ids, prompt=k), way=way) for ids, k in wanted
+        }
+
+    def run(self, context: int, prompt: int) -> Prefix:
+        """The run that begins with that prompt and context."""
+        return self._runs[self._host[self._contexts[context]], prompt]
+
+    def places(self, context: int) -> int:
+        """Virtual tokens and tokens of that context."""
+        return self._length + len(self._contexts[context])
+
+
+def prompted(model: SPTModel, ids: Sequence[int], *, prompt: int | None) -> Tensor:
+    """Embeddings (L + T, D) of a prompt and tokens, or of the tokens alone."""
+    tokens = model.backbone.embed(torch.tensor(list(ids), dtype=torch.long, device=model.backbone.device))
+    return tokens if prompt is None else torch.cat([model.prompts.embeddings[prompt].to(tokens.dtype), tokens])
+
+
 def find_way(backbone: Backbone) -> Way:
-    """The fastest way that gives this model's own numbers, found by trying each on made-up tokens."""
+    """The fastest way that gives this model's own numbers, found by trying each on made-up tokens, once a model."""
+    if backbone not in _FOUND:
+        _FOUND[backbone] = _try_ways(backbone)
+    return _FOUND[backbone]
+
+
+@torch.no_grad()
+def _try_ways(backbone: Backbone) -> Way:
     ids = torch.arange(_PROBE_CONTEXT + _PROBE_CANDIDATES * _PROBE_TOKENS) * 37 % len(backbone.embedding_table)
     embeddings = backbone.embed(ids[:_PROBE_CONTEXT].to(backbone.device))
     rest = ids[_PROBE_CONTEXT:].tolist()
@@ -85,7 +142,7 @@ def find_way(backbone: Backbone) -> Way:
 
 
 @torch.no_grad()
-def mean_logprobs(
+def token_logprobs(
     backbone: Backbone,
     prefix: Prefix,
     candidates: Sequence[Tokens],
@@ -93,8 +150,8 @@ def mean_logprobs(
     context: int,
     stop_id: int | None,
     way: Way,
-) -> list[float]:
-    """Mean log-probability per token of each candidate after the first `context` places of `prefix`.
+) -> list[Tensor]:
+    """Log-probability of each token of each candidate after the first `context` places of `prefix`.
 
     Args:
         backbone: the frozen model.
@@ -105,11 +162,11 @@ def mean_logprobs(
         way: from `find_way`; where the prefix has no cache, `separate` is taken.
 
     Returns:
-        c numbers, nats per token; a candidate without any token has the mean -inf.
+        c tensors (m,) in double precision on the CPU, nats; m is 0 for a candidate without any token.
     """
     way = way if prefix.cache is not None else "separate"
     last = prefix.states[context - 1 : context]  # (1, H) predicts every candidate's first token
-    means: list[float] = []
+    found: list[Tensor] = []
     for part in _portions(candidates, context, way):
         # c' tensors (m, H): the state at each of a candidate's m tokens
         own = _STATES[way](backbone, prefix, context, part) if any(part) else [last[:0]] * len(part)
@@ -117,9 +174,22 @@ def mean_logprobs(
         states = [torch.cat([last, rows])[: len(ids)] for rows, ids in zip(own, targets, strict=True)]
         flat = torch.tensor([token for ids in targets for token in ids], dtype=torch.long, device=backbone.device)
         logprobs = backbone.target_logprobs(torch.cat(states), flat).double().cpu()
-        sums = [float(piece.sum()) for piece in torch.split(logprobs, [len(ids) for ids in targets])]
-        means += [total / len(ids) if ids else -math.inf for total, ids in zip(sums, targets, strict=True)]
-    return means
+        found += torch.split(logprobs, [len(ids) for ids in targets])
+    return found
+
+
+def mean_logprobs(
+    backbone: Backbone,
+    prefix: Prefix,
+    candidates: Sequence[Tokens],
+    *,
+    context: int,
+    stop_id: int | None,
+    way: Way,
+) -> list[float]:
+    """Mean log-probability per token of each candidate, nats; -inf for one without any token. See `token_logprobs`."""
+    found = token_logprobs(backbone, prefix, candidates, context=context, stop_id=stop_id, way=way)
+    return [float(values.mean()) if len(values) else -math.inf for values in found]
 
 
 def _packed(backbone: Backbone, prefix: Prefix, context: int, candidates: Sequence[Tokens]) -> list[Tensor]:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
+from architectures import make_architecture
 
-from model.architectures import make_architecture
-from sptune.evaluation import candidates as subject
-from sptune.evaluation.candidates import Way, find_way, mean_logprobs, run_prefix
+from sptune.model import prefix as subject
 from sptune.model.backbone import Backbone
+from sptune.model.prefix import Way, find_way, mean_logprobs, run_prefix
 
 VOCABULARY, STOP = 97, 5
 CONTEXT = [11, 3, 58, 7, 90, 41, 2, 66, 31, 12, 74, 29, 8, 55, 20, 33, 47, 61, 19, 88, 4, 71]

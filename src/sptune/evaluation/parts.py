@@ -1,0 +1,134 @@
+"""The parts of an evaluation: score the gold responses, rank candidates, generate or choose replies, measure them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sptune.evaluation.candidate_replies import Reranking, make_candidates
+from sptune.evaluation.generation import Generation, GenerationInterrupted, chosen_reply, generate_replies, measure
+from sptune.evaluation.ranking import rank_turns
+from sptune.evaluation.records import write_records
+from sptune.evaluation.result import CANDIDATES_NAME, GENERATIONS_NAME, PARTIAL_CANDIDATES_NAME, PARTIAL_NAME
+from sptune.evaluation.scoring import score_turns
+from sptune.model.generate import rules_of
+
+if TYPE_CHECKING:
+    from sptune.evaluation.metrics.profile import MetricReport
+    from sptune.evaluation.ranking import TurnRank
+    from sptune.evaluation.rerank import TurnCandidates
+    from sptune.evaluation.run import Settings
+    from sptune.evaluation.scoring import TurnScore
+    from sptune.evaluation.turns import ChosenTurn, Progress
+    from sptune.model.spt import SPTModel
+
+
+class Parts:
+    """The parts of one evaluation, each timed, and empty where it was not asked for.
+
+    Args:
+        model: the model.
+        settings: of the evaluation.
+        progress: called as work gets done.
+    """
+
+    def __init__(self, model: SPTModel, settings: Settings, progress: Progress | None) -> None:
+        self.model = model
+        self.settings = settings
+        self.progress = progress
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Measure the time of a part."""
+        begin = time.perf_counter()
+        yield
+        self.seconds[part] = round(time.perf_counter() - begin, 3)
+
+    def score(self, turns: Sequence[ChosenTurn]) -> list[TurnScore]:
+        """Likelihood of the gold responses."""
+        if "likelihood" not in self.settings.parts:
+            return []
+        with self.timed("likelihood"):
+            return score_turns(
+                self.model,
+                turns,
+                gate_temperature=self.settings.decoding.gate_temperature,
+                token_budget=self.settings.token_budget,
+                progress=self.progress,
+            )
+
+    def rank(self, turns: Sequence[ChosenTurn]) -> list[TurnRank]:
+        """Ranks of the gold responses among their candidates."""
+        if "ranking" not in self.settings.parts:
+            return []
+        with self.timed("ranking"):
+            return rank_turns(
+                self.model,
+                turns,
+                kind=self.settings.rerank.weights.likelihood if self.settings.rerank else self.settings.decoding.kind,
+                gate_temperature=self.settings.decoding.gate_temperature,
+                progress=self.progress,
+            )
+
+    def generate(self, turns: Sequence[ChosenTurn], output: Path | None) -> list[Generation]:
+        """A reply to every turn, written to `output` when all are there, or what there is on Ctrl-C."""
+        if "generation" not in self.settings.parts:
+            return []
+        try:
+            with self.timed("generation"):
+                made = self._choose(turns, rerank, output) if (rerank := self.settings.rerank) else self._say(turns)
+        except GenerationInterrupted as stop:
+            if output and stop.done:
+                write_records(output / PARTIAL_NAME, stop.done)
+                raise GenerationInterrupted(stop.done, stop.total, output / PARTIAL_NAME) from None
+            raise
+        if output:
+            write_records(output / GENERATIONS_NAME, made)
+        return made
+
+    def _say(self, turns: Sequence[ChosenTurn]) -> list[Generation]:
+        return generate_replies(
+            self.model,
+            turns,
+            decoding=self.settings.decoding,
+            token_budget=self.settings.token_budget,
+            progress=self.progress,
+        )
+
+    def _choose(self, turns: Sequence[ChosenTurn], how: Reranking, output: Path | None) -> list[Generation]:
+        """A reply to every turn, chosen among candidates, which are kept beside it."""
+        made: list[TurnCandidates] = []
+        decoding = self.settings.decoding
+        batches = make_candidates(
+            self.model,
+            turns,
+            sampling=how.sampling,
+            rules=rules_of(self.model, decoding),
+            gate_temperature=decoding.gate_temperature,
+            token_budget=self.settings.token_budget,
+            progress=self.progress,
+        )
+        try:
+            for batch in batches:
+                made += batch
+        except KeyboardInterrupt as stop:
+            if output and made:
+                write_records(output / PARTIAL_CANDIDATES_NAME, made)
+            raise GenerationInterrupted([chosen_reply(one, how.weights) for one in made], len(turns)) from stop
+        if output:
+            write_records(output / CANDIDATES_NAME, made)
+        return [chosen_reply(one, how.weights) for one in made]
+
+    def measure(self, generations: Sequence[Generation]) -> MetricReport | None:
+        """Metrics of the replies."""
+        if not generations:
+            return None
+        with self.timed("metrics"):
+            wanted = self.settings
+            return measure(
+                generations, profile=wanted.profile, bertscore_model=wanted.bertscore_model, seed=wanted.seed
+            )
