@@ -11,11 +11,14 @@ import torch
 
 from small_run import save_base, talks, write_talks
 from sptune import build
-from sptune.config import Recipe, parse_recipe
+from sptune.config import Recipe, RerankSection, parse_recipe
 from sptune.data.dialogue import Dialogue, Turn
 from sptune.errors import AdapterError, DataError, ModelError, RecipeError, UsageError
+from sptune.evaluation.candidate_replies import Reranking
+from sptune.evaluation.rerank import RerankWeights
 from sptune.model.backbone import Backbone
 from sptune.model.load import LoadedBase
+from sptune.model.retriever import Reading
 from sptune.text import PAPER_STOPS
 from tiny import EOS, PAD, byte_level_tokenizer, tiny_llama
 
@@ -150,6 +153,35 @@ def test_the_retriever_is_as_asked_for(tiny_base: LoadedBase, kind: str):
     assert model.scores([talks(1)[0].context(0)]).shape == (1, 3)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "reading", "keys"),
+    [
+        ([], Reading(), None),
+        (["retriever.input=recent", "retriever.half_life=3", "retriever.whiten=6"], Reading("recent", 3, 6), None),
+        (["retriever.input=hidden", "retriever.keys=clusters"], Reading("hidden"), 3),
+        (["retriever.keys=random", "retriever.activation=none"], Reading(), 3),
+    ],
+)
+def test_the_retriever_reads_and_compares_as_asked_for(
+    tiny_base: LoadedBase, overrides: list[str], reading: Reading, keys: int | None
+):
+    recipe = recipe_of(*overrides)
+    model = build.make_model(recipe, base=tiny_base)
+    assert model.retriever.reading == reading
+    assert (None if model.retriever.keys is None else len(model.retriever.keys)) == keys
+    assert model.scores([talks(1)[0].context(0)]).shape == (1, 3)
+    again = build.make_model(recipe, base=tiny_base)
+    other = build.make_model(recipe_of(*overrides, "seed=1"), base=tiny_base)
+    for name, tensor in model.retriever.named_parameters():
+        assert torch.equal(tensor, again.retriever.get_parameter(name)), name
+        assert not torch.equal(tensor, other.retriever.get_parameter(name)), name
+
+
+def test_more_components_than_what_is_read_has_are_refused(tiny_base: LoadedBase):
+    with pytest.raises(RecipeError, match=r"retriever\.whiten: 33 exceeds the width of what is read, 32; set it to 32"):
+        build.make_model(recipe_of("retriever.whiten=33"), base=tiny_base)
+
+
 def test_the_retriever_can_be_narrower(tiny_base: LoadedBase):
     assert build.make_model(recipe_of("retriever.hidden=7"), base=tiny_base).retriever.hidden == 7
 
@@ -231,6 +263,32 @@ def test_decoding():
         recipe_of("evaluation.max_new_tokens=7", "evaluation.num_beams=3", "evaluation.no_repeat_ngram_size=4")
     )
     assert (found.max_new_tokens, found.num_beams, found.no_repeat_ngram_size) == (7, 3, 4)
+    assert (found.kind, build.reranking(recipe_of())) == ("top1", None)
+
+
+def test_who_speaks():
+    gated = build.decoding(recipe_of("evaluation.decoding=gated", "evaluation.no_repeat_history_ngram=3"))
+    assert (gated.kind, gated.gate_temperature, gated.no_repeat_history_ngram) == ("gated", 0.1, 3)
+    assert build.decoding(recipe_of("losses.gate_temperature=0.4")).gate_temperature == 0.4
+    own = recipe_of("losses.gate_temperature=0.4", "evaluation.gate_temperature=0.3")
+    assert build.decoding(own).gate_temperature == 0.3
+
+
+def test_candidates_and_weights_are_as_asked_for():
+    values = {"candidates": 5, "source": "fused", "top_p": 0.8, "likelihood": "top1", "prior_weight": 0.2}
+    values |= {"consensus_weight": 0.3, "persona_weight": 0.4, "length_power": 0.5}
+    keys = [f"evaluation.rerank.{key}={value}" for key, value in values.items()]
+    recipe = recipe_of("evaluation.decoding=rerank", "seed=9", *keys)
+    found = build.reranking(recipe)
+    assert found is not None
+    assert (found.sampling.candidates, found.sampling.source, found.sampling.top_p) == (5, "fused", 0.8)
+    assert (found.sampling.seed, found.sampling.greedy) == (9, 1)
+    assert found.weights == RerankWeights("top1", length_power=0.5, prior=0.2, consensus=0.3, persona=0.4)
+    assert build.decoding(recipe).kind == "top1"
+
+
+def test_defaults_of_recipe_and_library_are_the_same():
+    assert build.make_reranking(RerankSection(), seed=0) == Reranking()
 
 
 # Truncation.
@@ -279,6 +337,7 @@ def test_the_trainer_has_the_recipes_settings(tiny_base: LoadedBase, file: Path,
         "retriever.centre=false",
         "training.max_steps=2",
         "losses.update=responsibility",
+        "training.shared=0.5",
         "seed=4",
     )
     model = build.make_model(recipe, base=tiny_base)
@@ -287,3 +346,19 @@ def test_the_trainer_has_the_recipes_settings(tiny_base: LoadedBase, file: Path,
     assert trainer.objective.settings.update == "responsibility"
     assert (len(trainer.sequences), len(trainer.validation)) == (8, 2)
     assert not bool(model.retriever.centre.any())
+    assert torch.equal(model.prompts.embeddings[1], model.prompts.embeddings[0]), "shared, to begin with"
+
+
+def test_the_trainer_prepares_the_retriever(tiny_base: LoadedBase, file: Path, tmp_path: Path):
+    """Keys move from random numbers to clusters; with fewer turns than prompts that is refused."""
+    overrides = (f"data.path={file}", f"output={tmp_path / 'run'}", "retriever.keys=clusters", "retriever.whiten=4")
+    recipe = recipe_of(*overrides)
+    model = build.make_model(recipe, base=tiny_base)
+    assert model.retriever.keys is not None
+    before = model.retriever.keys.detach().clone()
+    build.make_trainer(recipe, model, build.load_data(recipe))
+    assert not torch.equal(model.retriever.keys, before)
+    assert bool(model.retriever.centre.any())
+    few = recipe_of(*overrides, "data.train=1:1", "prompts.count=99")
+    with pytest.raises(DataError, match=r"data\.train: \d turns, fewer than the 99 clusters"):
+        build.make_trainer(few, build.make_model(few, base=tiny_base), build.load_data(few))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sptune.config import (
@@ -220,6 +220,20 @@ def test_a_key_like_no_other_gets_no_suggestion():
         "losses.contrastive.threshold=101",
         "losses.contrastive.threshold=.nan",
         "losses.responsibility_anneal=1.1",
+        "losses.objective=median",
+        "losses.gate_temperature=0",
+        "losses.uniform_share=1.1",
+        "losses.balance_weight=-1",
+        "losses.selection.kind=cosine",
+        "retriever.input=response",
+        "retriever.half_life=0",
+        "retriever.half_life=1e7",
+        "retriever.whiten=0",
+        "retriever.whiten=true",
+        "retriever.keys=3",
+        "training.shared=1",
+        "training.shared=-0.1",
+        "training.fork_noise=-0.1",
         "template.max_length=1",
         "template.stops=[END, 2]",
         "data.train=50",
@@ -259,14 +273,45 @@ def test_a_wrong_value_is_refused_by_key_and_value(override: str):
         ({"losses": {"contrastive": {"similarity": "encoder"}}}, "losses.contrastive.encoder: missing"),
         ({"losses": {"llm_weight": 0, "fusion": {"weight": 0}}}, "trains no prompt"),
         ({"training": {"early_stopping": 2}}, "needs validation dialogues"),
+        ({"evaluation": {"num_beams": 2, "decoding": "fused"}}, "evaluation.num_beams: beams follow one prompt"),
+        ({"evaluation": {"rerank": {"prior": "none"}}}, "evaluation.rerank.prior_weight: belongs to a prior"),
         ({"retriever": {"kind": "identity", "hidden": 64}}, "retriever.hidden"),
         ({"retriever": {"kind": "transformer", "hidden": 64}}, "retriever.hidden"),
+        ({"retriever": {"input": "hidden"}}, "set retriever.keys=clusters or random"),
+        ({"retriever": {"kind": "transformer", "input": "recent"}}, "retriever.kind=transformer reads all tokens"),
+        ({"retriever": {"kind": "transformer", "whiten": 8}}, "leave input and whiten out, or choose linear"),
+        ({"retriever": {"kind": "transformer", "keys": "clusters"}}, "set retriever.keys=random"),
+        ({"losses": {"objective": "mixture", "update": "responsibility"}}, "losses.update: responsibility belongs to"),
+        ({"losses": {"balance_weight": 0.1}}, "losses.balance_weight: belongs to losses.objective=expected or mixture"),
+        ({"losses": {"objective": "mixture", "uniform_share": 0.1}}, "losses.uniform_share: belongs to"),
+        (
+            {"losses": {"selection": {"kind": "regret", "teacher_noise": 0.1}}},
+            "losses.selection.teacher_noise: belongs to",
+        ),
+        ({"training": {"shared": 0.5, "fork_noise": 0}}, "training.fork_noise: 0 leaves prompts"),
     ],
 )
 def test_impossible_combinations(raw: dict[str, Any], wanted: str):
     text = refusal(raw)
     assert wanted in text
     assert text.startswith("recipe: 1 mistake\n"), text
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["retriever.input=hidden", "retriever.keys=random", "retriever.whiten=64"],
+        ["retriever.input=recent", "retriever.half_life=1e6", "retriever.activation=none"],
+        ["retriever.kind=transformer", "retriever.keys=random", "retriever.half_life=3"],
+        ["losses.objective=expected", "losses.uniform_share=0.2", "losses.balance_weight=0.1"],
+        ["losses.selection.kind=regret", "losses.shuffle_teachers=true"],
+        ["training.shared=0.5", "training.fork_noise=0", "losses.objective=mixture", "retriever.keys=clusters"],
+        ["training.shared=0.5", "training.fork_noise=0", "prompts.count=1"],
+        ["retriever.centre=false", "retriever.whiten=64"],
+    ],
+)
+def test_possible_combinations(overrides: list[str]):
+    assert parse_recipe({}, overrides)
 
 
 def test_the_suggested_max_length_is_enough():
@@ -404,6 +449,7 @@ def test_a_dumped_recipe_is_the_same_recipe(file: Path, overrides: list[str]):
 texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1)
 
 
+@settings(deadline=None)
 @given(path=texts, stops=st.lists(texts), rate=st.floats(min_value=1e-30, max_value=1e6))
 def test_any_text_and_number_survives_being_dumped(path: str, stops: list[str], rate: float):
     recipe = parse_recipe({"data": {"path": path}, "template": {"stops": stops}, "training": {"prompt_lr": rate}})

@@ -24,6 +24,7 @@ LAYERS = (
     {"losses", "peft_adapter"},
     {"evaluation"},
     {"training"},
+    {"baselines"},
     {"engine", "report"},
     {"experiments"},
     {"server"},

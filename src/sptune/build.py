@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING
 import torch
 
 from sptune.adapter import PROMPTS_KEY, load_adapter
-from sptune.config import Recipe, load_recipe
+from sptune.config import Recipe, RerankSection, load_recipe
 from sptune.data.check import summary
 from sptune.data.encoder import DialogueEncoder
 from sptune.data.load import load_dialogues
 from sptune.data.template import Template, default_stops, make_template
 from sptune.errors import DataError, RecipeError
+from sptune.evaluation.candidate_replies import Reranking, Sampling
+from sptune.evaluation.rerank import RerankWeights
 from sptune.model import prompts as initial
 from sptune.model.generate import Decoding
 from sptune.model.load import LoadedBase, load_base
 from sptune.model.prompts import SoftPrompts
-from sptune.model.retriever import Retriever, seeded_retriever
+from sptune.model.retriever import Reading, Retriever, seeded_retriever
 from sptune.model.spt import SPTModel
 
 if TYPE_CHECKING:
@@ -73,15 +75,26 @@ def make_model(recipe: Recipe, *, base: LoadedBase | None = None) -> SPTModel:
     if recipe.model.gradient_checkpointing:
         loaded.backbone.checkpoint_activations()
     soft = SoftPrompts(initial_prompts(recipe, loaded))
-    retriever = seeded_retriever(
-        recipe.retriever.kind,
-        dim=loaded.backbone.embedding_dim,
-        hidden=recipe.retriever.hidden,
-        activation=recipe.retriever.activation,
-        seed=recipe.seed,
-    )
+    retriever = make_retriever(recipe, loaded)
     encoder = make_encoder(recipe, loaded)
     return SPTModel(loaded.backbone, soft, retriever, encoder, stops=stops(recipe))
+
+
+def make_retriever(recipe: Recipe, base: LoadedBase) -> Retriever:
+    """The untrained retriever of a recipe.
+
+    Raises:
+        RecipeError: a kind that the widths or the reading do not allow.
+    """
+    r = recipe.retriever
+    reading = Reading(r.input, half_life=r.half_life, rank=r.whiten)
+    dim = base.backbone.hidden_dim if r.input == "hidden" else base.backbone.embedding_dim
+    keys = None if r.keys == "prompts" else recipe.prompts.count
+
+    def make() -> Retriever:
+        return Retriever(r.kind, dim=dim, hidden=r.hidden, activation=r.activation, reading=reading, keys=keys)
+
+    return seeded_retriever(make, seed=recipe.seed)
 
 
 def make_bare_model(recipe: Recipe, *, base: LoadedBase) -> SPTModel:
@@ -110,6 +123,7 @@ def make_trainer(
         training=recipe.training,
         losses=recipe.losses,
         centre=recipe.retriever.centre,
+        clusters=recipe.retriever.keys == "clusters",
         seed=recipe.seed,
         callbacks=callbacks,
     )
@@ -190,7 +204,33 @@ def stops(recipe: Recipe) -> tuple[str, ...]:
 def decoding(recipe: Recipe) -> Decoding:
     """How replies are generated for the run's evaluation."""
     e = recipe.evaluation
-    return Decoding(max_new_tokens=e.max_new_tokens, num_beams=e.num_beams, no_repeat_ngram_size=e.no_repeat_ngram_size)
+    return Decoding(
+        max_new_tokens=e.max_new_tokens,
+        num_beams=e.num_beams,
+        no_repeat_ngram_size=e.no_repeat_ngram_size,
+        no_repeat_history_ngram=e.no_repeat_history_ngram,
+        kind="top1" if e.decoding == "rerank" else e.decoding,
+        gate_temperature=e.gate_temperature or recipe.losses.gate_temperature,
+    )
+
+
+def reranking(recipe: Recipe) -> Reranking | None:
+    """How candidates are drawn and chosen from in the run's evaluation; None where `evaluation.decoding` is another."""
+    e = recipe.evaluation
+    return make_reranking(e.rerank, seed=recipe.seed) if e.decoding == "rerank" else None
+
+
+def make_reranking(section: RerankSection, *, seed: int) -> Reranking:
+    """Sampling and weights of a recipe's section `evaluation.rerank`."""
+    drawn = ("candidates", "greedy", "source", "temperature", "top_p", "prior", "similarity")
+    weights = RerankWeights(
+        likelihood=section.likelihood,
+        length_power=section.length_power,
+        prior=section.prior_weight,
+        consensus=section.consensus_weight,
+        persona=section.persona_weight,
+    )
+    return Reranking(Sampling(**section.model_dump(include=set(drawn)), seed=seed), weights)
 
 
 def initial_prompts(recipe: Recipe, base: LoadedBase) -> torch.Tensor:

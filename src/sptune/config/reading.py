@@ -28,6 +28,20 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: the file cannot be read, or it has mistakes: all of them, each with the key, the value and the nearest known key.
     """
     path = find_recipe(source)
+    raw = read_mapping(path)
+    if "methods" in raw:
+        raise RecipeError(
+            f"{path}: is a comparison of methods, not a recipe to train; run it with `sptune compare {source}`"
+        )
+    return parse_recipe(raw, overrides, place=str(path))
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The YAML mapping in a file.
+
+    Raises:
+        RecipeError: the file cannot be read, or holds something else.
+    """
     try:
         raw = read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
@@ -38,7 +52,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(
             f"{path}: a recipe is a YAML mapping such as `training: {{epochs: 1}}`, this is a {type(raw).__name__}"
         )
-    return parse_recipe(raw, overrides, place=str(path))
+    return raw
 
 
 def parse_recipe(raw: dict[str, Any], overrides: Sequence[str] = (), *, place: str = "recipe") -> Recipe:
@@ -48,15 +62,23 @@ def parse_recipe(raw: dict[str, Any], overrides: Sequence[str] = (), *, place: s
         RecipeError: with every mistake.
     """
     raw = copy.deepcopy(raw)
-    faults = [fault for override in overrides if (fault := _override(raw, override))]
+    faults = [fault for override in overrides if (fault := apply_override(raw, override))]
     if raw.get("paper_exact") is True:
         for key, value in PAPER_EXACT.items():
-            _set(raw, key, value, keep=True)
-    faults += find_mistakes(raw)
+            set_key(raw, key, value, keep=True)
+    refuse_mistakes(place, [*faults, *find_mistakes(raw)])
+    return Recipe.model_validate(raw)
+
+
+def refuse_mistakes(place: str, faults: Sequence[str]) -> None:
+    """Report all mistakes together.
+
+    Raises:
+        RecipeError: there is one.
+    """
     if faults:
         listed = "\n".join(f"  {fault}" for fault in faults)
         raise RecipeError(f"{place}: {len(faults)} mistake{'s' * (len(faults) > 1)}\n{listed}")
-    return Recipe.model_validate(raw)
 
 
 def find_recipe(source: str | Path) -> Path:
@@ -91,18 +113,18 @@ def dump_recipe(recipe: Recipe) -> str:
     return write_yaml(recipe.model_dump(mode="json"))
 
 
-def _override(raw: dict[str, Any], override: str) -> str | None:
+def apply_override(raw: dict[str, Any], override: str) -> str | None:
     """Apply one `key=value`; the mistake where it is none."""
     key, equals, value = override.partition("=")
     if not equals or not key:
         return f"{override!r}: an override has the form key=value, e.g. training.epochs=2"
     try:
-        return _set(raw, key, value if RANGE.fullmatch(value) else read_yaml(value))
+        return set_key(raw, key, value if RANGE.fullmatch(value) else read_yaml(value))
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         return f"{override!r}: the value is not valid YAML: {' '.join(str(error).split())}"
 
 
-def _set(raw: dict[str, Any], key: str, value: Any, *, keep: bool = False) -> str | None:
+def set_key(raw: dict[str, Any], key: str, value: Any, *, keep: bool = False) -> str | None:
     """Set a dotted key; the mistake where a part of it holds no keys."""
     *parents, last = key.split(".")
     for parent in parents:

@@ -30,6 +30,10 @@ PAPER_EXACT: dict[str, Any] = {
     "retriever.kind": "linear",  # published default of g
     "retriever.activation": "softplus",  # beta 10, threshold 1
     "retriever.centre": False,  # the published retriever reads raw mean embeddings
+    "retriever.input": "mean",
+    "retriever.whiten": None,
+    "retriever.keys": "prompts",
+    "losses.selection.kind": "kl",  # published form
     "losses.selection.weight": 0.4,  # OPT; 1.0 for Llama2-7B
     "losses.selection.teacher_temperature": 1.0,  # tau_g
     "losses.selection.student_temperature": 1.0,  # tau_s
@@ -40,7 +44,9 @@ PAPER_EXACT: dict[str, Any] = {
     "losses.contrastive.same_dialogue": True,  # the published code pairs all contexts of a batch
     "losses.fusion.weight": 1.0,
     "losses.fusion.kind": "score_weighted_logits",  # published code; the paper states averaged probabilities
-    "losses.update": "all",  # every prompt learns from every example
+    "losses.objective": "mean",  # every prompt learns from every example
+    "losses.update": "all",
+    "training.shared": 0.0,
     "training.optimizer": "adamw_torch",  # with weight_decay 0: Adam
     "training.weight_decay": 0.0,
     "training.prompt_lr": 1e-4,  # 1e-5 in some published configurations
@@ -106,11 +112,40 @@ def _impossible(recipe: Recipe) -> Iterator[str]:
         yield "prompts.text: missing; prompts.init=text needs a text"
     if recipe.prompts.init == "file" and not recipe.prompts.file:
         yield "prompts.file: missing; prompts.init=file needs an adapter folder"
-    if recipe.losses.contrastive.similarity == "encoder" and not recipe.losses.contrastive.encoder:
-        yield "losses.contrastive.encoder: missing; similarity=encoder needs a sentence encoder's folder or hub id"
-    if recipe.losses.llm_weight == 0 and recipe.losses.fusion.weight == 0:
-        yield "losses.llm_weight: 0 with losses.fusion.weight=0 trains no prompt; set one of them above 0"
-    if recipe.retriever.hidden is not None and recipe.retriever.kind in ("identity", "transformer"):
-        yield f"retriever.hidden: retriever.kind={recipe.retriever.kind} keeps the embedding width; leave it out, or choose linear or mlp"
+    yield from _impossible_retriever(recipe.retriever)
+    yield from _impossible_losses(recipe.losses)
+    trained_apart = recipe.retriever.keys != "prompts" and recipe.losses.objective != "mean"
+    if recipe.training.shared and not recipe.training.fork_noise and not trained_apart and recipe.prompts.count > 1:
+        yield "training.fork_noise: 0 leaves prompts that training.shared made equal equal for ever; set it above 0"
+    if recipe.evaluation.num_beams > 1 and recipe.evaluation.decoding != "top1":
+        yield f"evaluation.num_beams: beams follow one prompt; set it to 1 with evaluation.decoding={recipe.evaluation.decoding}"
+    if recipe.evaluation.rerank.prior == "none" and recipe.evaluation.rerank.prior_weight:
+        yield "evaluation.rerank.prior_weight: belongs to a prior; set it to 0, or evaluation.rerank.prior to prompt or bare"
     if recipe.training.early_stopping and not recipe.validates:
         yield "training.early_stopping: needs validation dialogues; set data.validation or data.validation_path"
+
+
+def _impossible_retriever(retriever: RetrieverSection) -> Iterator[str]:
+    if retriever.hidden is not None and retriever.kind in ("identity", "transformer"):
+        yield f"retriever.hidden: retriever.kind={retriever.kind} keeps the embedding width; leave it out, or choose linear or mlp"
+    if retriever.input == "hidden" and retriever.keys == "prompts":
+        yield "retriever.keys: retriever.input=hidden reads hidden states, which are no match for prompts; set retriever.keys=clusters or random"
+    if retriever.kind == "transformer" and (retriever.input != "mean" or retriever.whiten):
+        yield "retriever.input: retriever.kind=transformer reads all tokens; leave input and whiten out, or choose linear, mlp or identity"
+    if retriever.kind == "transformer" and retriever.keys == "clusters":
+        yield "retriever.keys: clusters are of one vector a context, and retriever.kind=transformer reads all tokens; set retriever.keys=random"
+
+
+def _impossible_losses(losses: LossesSection) -> Iterator[str]:
+    if losses.contrastive.similarity == "encoder" and not losses.contrastive.encoder:
+        yield "losses.contrastive.encoder: missing; similarity=encoder needs a sentence encoder's folder or hub id"
+    if losses.llm_weight == 0 and losses.fusion.weight == 0:
+        yield "losses.llm_weight: 0 with losses.fusion.weight=0 trains no prompt; set one of them above 0"
+    if losses.objective != "mean" and losses.update != "all":
+        yield f"losses.update: {losses.update} belongs to losses.objective=mean; leave one of them out"
+    if losses.objective == "mean" and losses.balance_weight:
+        yield "losses.balance_weight: belongs to losses.objective=expected or mixture; leave it out, or set the objective"
+    if losses.objective != "expected" and losses.uniform_share:
+        yield "losses.uniform_share: belongs to losses.objective=expected; leave it out, or set the objective"
+    if losses.selection.kind == "regret" and losses.selection.teacher_noise:
+        yield "losses.selection.teacher_noise: belongs to losses.selection.kind=kl; leave one of them out"

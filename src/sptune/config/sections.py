@@ -26,6 +26,7 @@ Range = Annotated[str | None, BeforeValidator(_is_range)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, le=1e6)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Section(BaseModel):
@@ -61,8 +62,8 @@ class DataSection(Section):
     path: str = Field(
         "sample", min_length=1, description="a file, `sample` (the bundled dialogues) or `hub:owner/name`"
     )
-    format: Literal["auto", "convai2", "messages", "sharegpt", "hub"] = Field(
-        "auto", description="file format; auto detects it"
+    format: Literal["auto", "convai2", "messages", "sharegpt", "personachat", "xpersona", "msc", "synthetic", "hub"] = (
+        Field("auto", description="file format; auto detects it")
     )
     persona: Literal["self", "other", "both", "none"] = Field("self", description="which persona lines to use")
     train: Range = Field(None, description="dialogues to train on, 'A:B', counted from 1, both included; null is all")
@@ -111,9 +112,29 @@ class RetrieverSection(Section):
     kind: Literal["linear", "transformer", "mlp", "identity"] = Field(
         "linear", description="the map g of contexts and prompts"
     )
-    hidden: int | None = Field(None, ge=1, le=65_536, description="width of g's output; null is the embedding width")
-    activation: Literal["softplus", "relu", "leaky_relu"] = Field("softplus", description="of the cosine")
-    centre: bool = Field(True, description="subtract the mean context vector of the training data")
+    hidden: int | None = Field(None, ge=1, le=65_536, description="width of g's output; null is that of what is read")
+    activation: Literal["softplus", "relu", "leaky_relu", "none"] = Field("softplus", description="of the cosine")
+    centre: bool = Field(
+        True, description="subtract the mean context vector of the training data; whitening always does"
+    )
+    input: Literal["mean", "recent", "hidden"] = Field(
+        "mean",
+        description="what is read: mean word embedding, the same with recent tokens weighing more, or the bare model's last hidden state",
+    )
+    half_life: float = Field(
+        8.0, gt=0, le=1e6, description="of input=recent: tokens towards the past after which a weight is halved"
+    )
+    whiten: int | None = Field(
+        None,
+        ge=1,
+        le=4096,
+        strict=True,  # or true would be 1
+        description="read that many whitened principal components of the training contexts; null reads the raw vector",
+    )
+    keys: Literal["prompts", "random", "clusters"] = Field(
+        "prompts",
+        description="what contexts are compared with: the prompts' means (published), or trained keys that start at random or at k-means centres",
+    )
 
 
 class SelectionLossSection(Section):
@@ -124,6 +145,9 @@ class SelectionLossSection(Section):
     student_temperature: Positive = Field(1.0, description="tau_s")
     teacher_noise: Weight = Field(
         0.0, description="standard deviation of noise added to the teacher's losses, nats per token"
+    )
+    kind: Literal["kl", "regret"] = Field(
+        "kl", description="scores copy the losses (published), or the regret of choosing by them is minimised"
     )
 
 
@@ -152,9 +176,25 @@ class FusionLossSection(Section):
 
 
 class LossesSection(Section):
-    """L = llm + selection + contrastive + fusion, each with its weight."""
+    """L = llm + selection + contrastive + fusion + balance, each with its weight."""
 
-    llm_weight: Weight = Field(1.0, description="weight of L_LLM, the mean loss of all prompts; 0 switches it off")
+    objective: Literal["mean", "expected", "mixture"] = Field(
+        "mean",
+        description="L_LLM of all prompts alike (published), of each by the gate softmax(scores / gate_temperature), or of their gated mixture",
+    )
+    gate_temperature: Positive = Field(0.1, description="of objectives expected and mixture")
+    uniform_share: float = Field(
+        0.0, ge=0, le=1, description="of objective=expected: share of the gate that is spread evenly over the prompts"
+    )
+    balance_weight: Weight = Field(
+        0.0,
+        description="of the divergence of a batch's mean gate from an even one, for objectives expected and mixture",
+    )
+    shuffle_teachers: bool = Field(
+        False,
+        description="a control: the contexts of a batch exchange their losses at random before the retriever learns",
+    )
+    llm_weight: Weight = Field(1.0, description="weight of L_LLM; 0 switches it off")
     selection: SelectionLossSection = SelectionLossSection()
     contrastive: ContrastiveLossSection = ContrastiveLossSection()
     fusion: FusionLossSection = FusionLossSection()
@@ -170,6 +210,15 @@ class LossesSection(Section):
 class TrainingSection(Section):
     """The optimisation."""
 
+    shared: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the steps at the start in which the K prompts are trained as one, at the cost of K = 1",
+    )
+    fork_noise: Weight = Field(
+        0.02, description="noise that parts the prompts after training.shared, in standard deviations of the prompt"
+    )
     epochs: Positive = Field(1.0, description="passes over the training dialogues; may be a part of one, e.g. 0.5")
     max_steps: int | None = Field(None, ge=1, description="stop after that many steps, whatever the epochs")
     batch_tokens: int = Field(
@@ -199,6 +248,34 @@ class TrainingSection(Section):
     )
 
 
+class RerankSection(Section):
+    """Candidates of each reply, and what chooses among them."""
+
+    candidates: int = Field(8, ge=1, le=1024, description="m, candidates of each reply")
+    greedy: int = Field(
+        1, ge=0, description="how many are greedy: that of the source, then those of the prompts, best score first"
+    )
+    source: Literal["top1", "each", "drawn", "fused", "gated"] = Field(
+        "drawn",
+        description="the others are sampled from the chosen prompt, all prompts in turn, a prompt drawn from the gate, or a mixture at every token",
+    )
+    temperature: Positive = Field(1.0, description="of the samples")
+    top_p: float = Field(0.9, gt=0, le=1, description="nucleus probability of the samples")
+    prior: Literal["prompt", "bare", "none"] = Field(
+        "prompt",
+        description="log-probability without the context: by the chosen prompt, by the base model alone, or not measured",
+    )
+    similarity: Literal["f1", "bleu", "chrf"] = Field("f1", description="of a candidate to the others, for consensus")
+    likelihood: Literal["top1", "fused", "gated", "mixture"] = Field(
+        "gated",
+        description="whose likelihood counts: of the chosen prompt, of all at every token, gated, or of one drawn from the gate for all tokens",
+    )
+    length_power: Number = Field(1.0, description="alpha; log-probabilities are divided by tokens^alpha")
+    prior_weight: Number = Field(0.5, description="lambda, of minus the log-probability without the context")
+    consensus_weight: Number = Field(0.0, description="mu, of the mean similarity to the other candidates")
+    persona_weight: Number = Field(0.0, description="rho, of the share of the persona's content words that are there")
+
+
 class EvaluationSection(Section):
     """What the run is evaluated on at its end, and how replies are generated."""
 
@@ -212,3 +289,14 @@ class EvaluationSection(Section):
     max_new_tokens: int = Field(32, ge=1, le=4096, description="the most tokens of a reply")
     num_beams: int = Field(1, ge=1, le=64, description="1 is greedy")
     no_repeat_ngram_size: int = Field(0, ge=0, description="n-grams of that length come once in a reply; 0 is no rule")
+    no_repeat_history_ngram: int = Field(
+        0, ge=0, description="n-grams of that length that the speaker said before do not come again; 0 is no rule"
+    )
+    decoding: Literal["top1", "fused", "gated", "rerank"] = Field(
+        "top1",
+        description="who speaks: the chosen prompt, at every token the average of all prompts, their gated average, or the best of some candidates",
+    )
+    gate_temperature: Positive | None = Field(
+        None, description="of the gate softmax(scores / gate_temperature); null is losses.gate_temperature"
+    )
+    rerank: RerankSection = RerankSection()

@@ -1,0 +1,198 @@
+"""Training of what is not SPT: the same loop, data, budget and checkpoints, with other weights to learn."""
+
+from __future__ import annotations
+
+import shutil
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sptune.baselines.method import Fit, FittedMethod
+from sptune.baselines.own_backbone import seeded
+from sptune.config import LossesSection
+from sptune.errors import TrainingError
+from sptune.files import storage_errors
+from sptune.model.spt import SPTModel
+from sptune.training import checkpoint
+from sptune.training.trainer import SPTTrainer
+
+TUNED_NAME = "tuned.safetensors"
+
+# With one prompt, L_LLM alone is the mean negative log-likelihood of the response tokens, stop tokens included.
+MEAN_NLL = LossesSection.model_validate(
+    {"selection": {"weight": 0}, "contrastive": {"weight": 0}, "fusion": {"weight": 0}}
+)
+
+
+class TunedModel(SPTModel):
+    """An `SPTModel` in which more is trained than the prompts and the retriever."""
+
+    @classmethod
+    def of(cls, model: SPTModel) -> TunedModel:
+        """`model`, with the same parts."""
+        return cls(model.backbone, model.prompts, model.retriever, model.encoder, stops=model.stops)
+
+    def tuned(self) -> dict[str, Tensor]:
+        """What is trained and no adapter holds, by name; the model's own storage."""
+        adapter = {"prompts.embeddings", *(f"retriever.{name}" for name, _ in self.retriever.named_parameters())}
+        named = self.named_parameters()
+        return {name: p.detach() for name, p in named if p.requires_grad and name not in adapter}
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the adapter folder, with `tuned.safetensors` in it.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        super().save_pretrained(folder)
+        with storage_errors(Path(folder)):
+            save_file(self.tuned(), Path(folder) / TUNED_NAME)
+
+    def load_tuned(self, folder: Path) -> None:
+        """Take the numbers of a folder that `save_pretrained` wrote.
+
+        Raises:
+            TrainingError: they are missing, damaged, or of another method.
+        """
+        own = self.tuned()
+        try:
+            saved = load_file(folder / TUNED_NAME)
+            for name in own.keys() | saved.keys():
+                own[name].copy_(saved[name])
+        except (OSError, KeyError, RuntimeError, SafetensorError) as error:
+            raise TrainingError(
+                f"{folder / TUNED_NAME}: cannot be read ({error}); delete the run and train again"
+            ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class RateGroup:
+    """Weights that share a learning rate.
+
+    Attributes:
+        parameters: what is trained.
+        rate: its learning rate, before the schedule.
+    """
+
+    parameters: tuple[nn.Parameter, ...]
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What a method trains, and how it is kept.
+
+    Attributes:
+        model: the model in training.
+        groups: its weights and their learning rates.
+        keep: writes into the run's folder what `load` needs, once training is done.
+        selects: K prompts and a retriever are trained too, as the recipe says; else the mean negative log-likelihood is minimised.
+    """
+
+    model: TunedModel
+    groups: tuple[RateGroup, ...]
+    keep: Callable[[Path], None]
+    selects: bool = False
+
+
+class TuningTrainer(SPTTrainer):
+    """`SPTTrainer` for the weights of a `Tuning`.
+
+    Dropout, where a method has it, draws from (seed, step), so that a resumed run draws the same.
+
+    Args:
+        tuning: model and weights.
+        fit: data, folder and recipe.
+    """
+
+    def __init__(self, tuning: Tuning, fit: Fit) -> None:
+        self.tuning = tuning
+        self.tuned = tuning.model
+        recipe, selects = fit.recipe, tuning.selects
+        super().__init__(
+            tuning.model,
+            fit.data.train,
+            validation=fit.data.validation,
+            folder=fit.folder,
+            training=recipe.training if selects else recipe.training.model_copy(update={"shared": 0.0}),
+            losses=recipe.losses if selects else MEAN_NLL,
+            centre=selects and recipe.retriever.centre,
+            clusters=selects and recipe.retriever.keys == "clusters",
+            seed=recipe.seed,
+            callbacks=[fit.progress] if fit.progress else [],
+        )
+        if fit.progress:
+            fit.progress.trainer = self
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """One parameter group for each group of the method."""
+        if self.optimizer is None:
+            kind, kwargs = self.get_optimizer_cls_and_kwargs(self.args, self.spt)
+            decay = self.settings.weight_decay
+            groups = [{"params": [*g.parameters], "lr": g.rate, "weight_decay": decay} for g in self.tuning.groups]
+            self.optimizer = kind(groups, **kwargs)
+        optimizer: torch.optim.Optimizer = self.optimizer
+        return optimizer
+
+    def training_step(self, *arguments: Any, **named: Any) -> Tensor:
+        """A step forward and backward, with its own draw of dropout."""
+        before = len(self._batches) if self._step == self.state.global_step else 0  # batches of this step
+        number = self.state.global_step * self.settings.gradient_accumulation + before
+        with seeded(self.args.seed * 1_000_003 + number):
+            loss: Tensor = super().training_step(*arguments, **named)
+        return loss
+
+    def evaluate(self, *arguments: Any, **named: Any) -> dict[str, float]:
+        """Validation figures, without dropout."""
+        self.spt.eval()
+        return super().evaluate(*arguments, **named)
+
+    def _finished(self, newest: Path) -> Any:
+        result = super()._finished(newest)
+        best = self.state.best_global_step if self.args.load_best_model_at_end else None
+        self.tuned.load_tuned((self._checkpoint(best) if best else newest) / checkpoint.ADAPTER)
+        return result
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self.tuned.load_tuned(Path(resume_from_checkpoint) / checkpoint.ADAPTER)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        self.tuned.load_tuned(self._checkpoint(self.state.best_global_step) / checkpoint.ADAPTER)
+
+    def _checkpoint(self, step: int) -> Path:
+        return self.checkpoints / f"{checkpoint.PREFIX}{step}"
+
+
+class TunedMethod(FittedMethod):
+    """A method that trains weights of its own."""
+
+    @abstractmethod
+    def _tuning(self, fit: Fit) -> Tuning:
+        """What is trained, as it is before the first step."""
+
+    def _fit(self, fit: Fit) -> int:
+        tuning = self._tuning(fit)
+        TuningTrainer(tuning, fit).train(resume=fit.resume)
+        # the trainer leaves it in the checkpoints' form; `keep` writes what is of use to others
+        shutil.rmtree(fit.folder / checkpoint.ADAPTER)
+        tuning.keep(fit.folder)
+        return count_trainable(tuning.model)
+
+
+def count_trainable(model: nn.Module) -> int:
+    """How many numbers of a model are trained."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def trainable(module: nn.Module) -> tuple[nn.Parameter, ...]:
+    """The weights of a module that are trained."""
+    return tuple(p for p in module.parameters() if p.requires_grad and p.numel())

@@ -1,0 +1,201 @@
+"""`sptune compare`: methods over seeds and settings, its report, and how far it is."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from sptune.cli.compare_task import task
+from sptune.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sptune.config import TuningSettings
+    from sptune.experiments.plan import Plan
+    from sptune.experiments.tasks import Task
+
+DEFAULT = "run"
+
+
+class DefaultGroup(TyperGroup):
+    """Takes `compare RECIPE` for `compare run RECIPE`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the default command in front where none is named."""
+        if args and args[0] not in self.commands and args[0] != "--help":
+            args = [DEFAULT, *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(cls=DefaultGroup, add_completion=False, no_args_is_help=True, rich_markup_mode=None)
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a comparison.")]
+
+
+@app.callback()
+def _compare() -> None:
+    """Train and evaluate methods with several seeds, and compare them. `sptune compare RECIPE` is short for `sptune compare run RECIPE`.
+
+    \b
+    Examples:
+      sptune compare compare/quick --jobs 2
+      sptune compare compare/main data.path=valid_self_original.txt
+      sptune compare compare/main data.path=valid_self_original.txt --only pt,spt --seeds 0
+      sptune compare status runs/compare/main
+      sptune compare report runs/compare/main
+    """
+
+
+@app.command(DEFAULT)
+def run(  # noqa: PLR0913, PLR0917 - one parameter an option
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A comparison recipe, or the name of a bundled one.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Changes to it, or to the recipe that methods share."),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Run so many cells at once; they share the cores.")] = 1,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="METHOD", help="Run these methods alone; a,b or repeated.")
+    ] = None,
+    seeds: Annotated[
+        list[str] | None, typer.Option(metavar="SEED", help="Run these seeds alone; 0,1 or repeated.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Run at most so many cells now.")] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed cells once more.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, list the cells, run none.")] = False,
+    report: Annotated[bool, typer.Option(help="Write the report when all is done.")] = True,
+) -> None:
+    """Run what is still to be done of a comparison. Stopped in any way, it goes on where it was when it is started again."""
+    from sptune.config import load_comparison
+    from sptune.experiments.plan import begin, check, make_plan
+    from sptune.experiments.tasks import list_tasks
+
+    settings = load_comparison(recipe, overrides or [])
+    plan = make_plan(settings, place=recipe)
+    folder = settings.folder
+    check(folder, plan)
+    _check_data(plan)
+    wanted = _chosen(plan, methods=_listed(only), seeds=_listed(seeds))
+    tasks = list_tasks(folder, wanted)
+    if dry_run:
+        _list(folder, tasks)
+        return
+    signal.signal(signal.SIGTERM, _interrupt)
+    begin(folder, settings, plan)
+    _run(tasks, tuning=plan.tuning, jobs=jobs, retry=retry_failed, limit=limit)
+    _conclude(folder, plan, report=report)
+
+
+@app.command("report")
+def report_(folder: Folder) -> None:
+    """Write report.md, report.html, plots/ and tables/ of a comparison from the files that it keeps; no model is run."""
+    from sptune.experiments.report import write_comparison
+
+    written = write_comparison(folder.expanduser())
+    for note in written.notes:
+        typer.echo(note, err=True)
+    typer.echo(f"{written.page} (and report.md, plots/, tables/): {written.cells} cells")
+
+
+@app.command()
+def status(folder: Folder) -> None:
+    """Show which cells are done, running, waiting and failed, and which learning rates were tried."""
+    from sptune.experiments.plan import read_plan
+    from sptune.experiments.status import status_tables
+
+    _print(status_tables(folder.expanduser(), read_plan(folder.expanduser())))
+
+
+app.command("task", hidden=True)(task)
+
+
+def _check_data(plan: Plan) -> None:
+    """Read every dialogue file that a cell needs: a fault in one shall not be found an hour later."""
+    from sptune.data.load import load_dialogues
+
+    read: set[tuple[object, ...]] = set()
+    for cell in plan.cells:
+        d, e = cell.recipe.data, cell.recipe.evaluation
+        validation, test = (d.validation_path or d.path, d.validation), (e.path or d.path, e.split)
+        for path, split in ((d.path, d.train), validation, test):
+            if (path, split, d) not in read:
+                load_dialogues(path, format=d.format, persona=d.persona, on_error=d.on_error, split=split)
+                read.add((path, split, d))
+
+
+def _chosen(plan: Plan, *, methods: Sequence[str], seeds: Sequence[str]) -> Plan:
+    """The cells that were asked for."""
+    known = {
+        "--only": (methods, dict.fromkeys(cell.method for cell in plan.cells)),
+        "--seeds": (seeds, dict.fromkeys(str(cell.seed) for cell in plan.cells)),
+    }
+    for option, (asked, names) in known.items():
+        for name in asked:
+            if name not in names:
+                raise UsageError(f"{option}: {name!r} is not in this comparison; it has {', '.join(names)}")
+    cells = (c for c in plan.cells if (not methods or c.method in methods) and (not seeds or str(c.seed) in seeds))
+    return replace(plan, cells=tuple(cells))
+
+
+def _listed(values: Sequence[str] | None) -> list[str]:
+    return [name.strip() for value in values or () for name in value.split(",") if name.strip()]
+
+
+def _list(folder: Path, tasks: Sequence[Task]) -> None:
+    """What a run would do."""
+    from sptune.evaluation.table import Table
+
+    cells = [task for task in tasks if task.rate is None]
+    rows = tuple((task.cell.label, str(task.cell.seed), task.cell.settings.kind, task.status()) for task in cells)
+    left = sum(task.outcome() is None for task in tasks if task.rate is not None)
+    _print(
+        [Table(f"{folder}: {len(cells)} cells, {left} trials before them", ("method", "seed", "kind", "status"), rows)]
+    )
+
+
+def _run(tasks: Sequence[Task], *, tuning: TuningSettings, jobs: int, retry: bool, limit: int | None) -> None:
+    from sptune.experiments.display import GridDisplay
+    from sptune.experiments.grid import Grid
+
+    with GridDisplay(tasks, jobs=jobs) as display:
+        Grid(tasks, tuning=tuning, jobs=jobs, display=display, retry=retry, limit=limit).run()
+
+
+def _conclude(folder: Path, plan: Plan, *, report: bool) -> None:
+    """Say what there is now, and what to do next; write the report where all is done."""
+    from sptune.experiments.tasks import list_tasks
+
+    cells = [task for task in list_tasks(folder, plan) if task.rate is None]
+    outcomes = {task.name: task.outcome() for task in cells}
+    done = [name for name, outcome in outcomes.items() if outcome == "done"]
+    failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
+    typer.echo(f"{folder}: {len(done)} of {len(cells)} cells done", err=True)
+    if failed:
+        hint = f"see `sptune compare status {folder}`, and try again with --retry-failed"
+        typer.echo(f"failed: {', '.join(failed)}; {hint}", err=True)
+    if report and done and len(done) + len(failed) == len(cells):
+        report_(folder)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _print(tables: Any) -> None:
+    """Tables on a terminal, Markdown elsewhere."""
+    from sptune.evaluation.table import markdown, print_tables
+
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        print_tables(tables, Console())
+    else:
+        typer.echo(markdown(tables))
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,89 @@
+"""What was compared: on which data, with which settings, and which cells are in the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sptune.config.compare import UNTRAINED
+from sptune.evaluation.result import EvaluationResult
+from sptune.experiments.report.folder import Comparison
+from sptune.experiments.report.system import System
+from sptune.experiments.report.writing import DASH, listed
+from sptune.report.differences import comparable
+from sptune.report.document import Block, Bullets, Paragraph, Row, Section, Table, Warnings, table_row
+
+
+def compared_section(comparison: Comparison) -> Section | None:
+    """The data, the systems, and the cells that are missing."""
+    blocks: list[Block] = []
+    if comparison.systems:
+        blocks.append(Table(("", ""), tuple(_data_rows(comparison)), wordy=True))
+        columns = ("", "kind", "setting", "learning rate", "seeds")
+        rows = tuple(_system_row(system) for system in comparison.systems)
+        blocks.append(Table(columns, rows, wordy=True))
+    if comparison.faults:
+        blocks.append(Paragraph("Cells that are not in the tables:"))
+        blocks.append(Bullets(tuple(f"{one.label}, seed {one.seed}: {one.reason}" for one in comparison.faults)))
+    return Section("What was compared", tuple(blocks)) if blocks else None
+
+
+def comparison_warnings(comparison: Comparison) -> Warnings | None:
+    """What a person should know before trusting the figures; None where there is nothing."""
+    found = (*_fault_warnings(comparison), *_system_warnings(comparison))
+    return Warnings(found) if found else None
+
+
+def _data_rows(comparison: Comparison) -> Iterator[Row]:
+    first = comparison.systems[0].results[0]
+    if first.model:
+        yield table_row("base model", first.model.base)
+    if first.data:
+        split = f", dialogues {first.data.split}" if first.data.split else ""
+        count = f"{first.data.dialogues:,} dialogues, {first.data.turns:,} turns"
+        yield table_row("test data", f"{first.data.path or 'in memory'}{split}: {count}")
+    yield table_row("replies", _decoding(first))
+    yield table_row("rules of the text metrics", str(first.settings.get("profile", "unknown")))
+    yield table_row("BERTScore", first.settings.get("bertscore_model") or "not computed: no encoder was named")
+    yield table_row("reference", comparison.reference.name if comparison.reference else "none")
+
+
+def _decoding(result: EvaluationResult) -> str:
+    decoding = result.settings.get("decoding") or {}
+    beams = decoding.get("num_beams", 1)
+    how = f"{beams} beams" if beams > 1 else "sampled" if decoding.get("temperature") else "greedy"
+    most = decoding.get("max_new_tokens")
+    return f"{how}, at most {most} new tokens" if most else how
+
+
+def _system_row(system: System) -> Row:
+    setting = ", ".join(f"{key} = {value}" for key, value in system.setting.items()) or DASH
+    rates = sorted({cell.record.learning_rate for cell in system.cells if cell.record.learning_rate is not None})
+    seeds = ", ".join(str(cell.record.seed) for cell in system.cells)
+    return table_row(system.name, system.kind, setting, ", ".join(f"{rate:g}" for rate in rates) or DASH, seeds)
+
+
+def _fault_warnings(comparison: Comparison) -> Iterator[str]:
+    count = len(comparison.faults)
+    if count:
+        cells = "1 cell is" if count == 1 else f"{count} cells are"
+        yield f"{cells} missing: means are over the seeds that there are. See `What was compared`."
+    seeds = {system.name: len(system.cells) for system in comparison.systems if system.kind not in UNTRAINED}
+    single = [label for label, number in seeds.items() if number == 1]
+    if single and len(single) < len(seeds):
+        yield f"One seed only, so no spread over seeds: {listed(single)}."
+    elif single:
+        yield "One seed only: nothing here says how much another seed would change."
+
+
+def _system_warnings(comparison: Comparison) -> Iterator[str]:
+    reference = comparison.reference or (comparison.systems[0] if comparison.systems else None)
+    if reference is None or reference.cells[0].main is None:
+        return
+    base = reference.cells[0].main
+    for system in comparison.systems:
+        differ = {what for cell in system.cells if cell.main for what in comparable(base, cell.main)}
+        if differ:
+            yield f"{system.name} cannot be compared with {reference.name}, for {listed(sorted(differ))} differ."
+    data = base.result.data
+    if data and data.dialogues < 20:
+        yield f"The test data has {data.dialogues} dialogues: with fewer than 20 all intervals are rough."

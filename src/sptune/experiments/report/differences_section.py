@@ -1,0 +1,54 @@
+"""Differences from the reference, figure by figure, with intervals and marks of significance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sptune.experiments.report.columns import SPECS
+from sptune.experiments.report.findings import LEVEL, SAMPLES, Findings
+from sptune.experiments.report.folder import Comparison
+from sptune.experiments.report.results_section import results_of
+from sptune.experiments.report.writing import difference_cell
+from sptune.report.document import Block, Cell, Paragraph, Row, Section, Table
+from sptune.report.metric_specs import BETTER_MARK, human_value
+
+_TABLES = (
+    ("f1", "bleu", "rouge1", "rouge2", "rougeL"),
+    ("dist1", "dist2", "ead1", "ead2"),
+    ("perplexity", "hits_at_1", "words"),
+)
+
+
+def differences_section(comparison: Comparison, findings: Findings) -> Section | None:
+    """The differences; None where there are none."""
+    if comparison.reference is None or not any(findings.differences.values()):
+        return None
+    tables = [table for keys in _TABLES if (table := _table(keys, comparison, findings))]
+    return Section("Differences", (Paragraph(_explanation(comparison.reference.name)), *tables))
+
+
+def _explanation(name: str) -> str:
+    return (
+        f"System minus {name}, in the unit of the figure; small numbers are the {LEVEL:.0%} interval. Paired bootstrap over whole "
+        f"dialogues, {SAMPLES:,} resamples, all seeds together: each resample draws the same dialogues for every system and every "
+        "seed, and averages over the seeds. So an interval says what other dialogues would change; what other seeds would change is "
+        "the ± of the results. * p < 0.05, ** p < 0.01, *** p < 0.001, after Holm's correction over the systems for each figure; "
+        "better and worse are said only of these. BERTScore, persona recall and bits per byte have no test here."
+    )
+
+
+def _table(keys: Sequence[str], comparison: Comparison, findings: Findings) -> Block | None:
+    shown = [key for key in keys if any(key in found for found in findings.differences.values())]
+    specs = [SPECS[key] for key in shown]
+    results = results_of(comparison)
+    rows = []
+    for system in comparison.systems:
+        found = findings.differences.get(system.label, {})
+        cells = []
+        for spec in specs:
+            base = comparison.reference.value(spec) if comparison.reference else None
+            human = human_value(results, spec)
+            cells.append(difference_cell(found.get(spec.key), spec, human, base.mean if base else 0.0))
+        rows += [Row((Cell(system.name), *cells))] if found else []
+    columns = ("", *(f"{spec.label} {BETTER_MARK[spec.better]}" for spec in specs))
+    return Table(columns, tuple(rows)) if shown else None

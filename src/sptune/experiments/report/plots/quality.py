@@ -1,0 +1,137 @@
+"""Quality against diversity: F1 over DIST of every system, with the DIST of the human responses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from sptune.experiments.report.plots.log_axis import make_logarithmic
+from sptune.experiments.report.plots.looks import Look, looks
+from sptune.experiments.report.system import OverSeeds
+from sptune.report.plots.style import SMALL, Theme, dress, label, legend, new_figure
+
+_COLUMNS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class QualityPoint:
+    """A system: its method, the value of the grid (empty without one), F1, DIST-2 and adjusted DIST-2."""
+
+    method: str
+    setting: str
+    f1: OverSeeds
+    dist: OverSeeds
+    adjusted: OverSeeds | None
+
+
+@dataclass(frozen=True, slots=True)
+class HumanDiversity:
+    """DIST-2 and adjusted DIST-2 of the human responses; None where not known."""
+
+    dist: float | None
+    adjusted: float | None
+
+
+def plot_quality(
+    points: Sequence[QualityPoint], human: HumanDiversity, *, theme: Theme, reference: str | None
+) -> Figure | None:
+    """F1 over DIST-2, and over its expectation-adjusted form; bars are the spread over seeds.
+
+    Args:
+        points: the systems; those of one method are joined in their order.
+        human: drawn as a line, for the human responses have no F1.
+        theme: colours.
+        reference: its method, in ink, with lines through it.
+
+    Returns:
+        The figure; None where there is nothing to draw.
+    """
+    if not points:
+        return None
+    styles = looks([point.method for point in points], reference, theme)
+    panels = [([(point, point.dist) for point in points], human.dist, "DIST-2")]
+    adjusted = [(point, point.adjusted) for point in points if point.adjusted]
+    panels += [(adjusted, human.adjusted, "DIST-2, expectation-adjusted")] if adjusted else []
+    lines = -(-len(styles) // _COLUMNS)
+    figure = new_figure(theme, height=0.35 + 0.19 * lines + 2.75 * len(panels), gap=0.06)
+    for number, axes in enumerate(figure.subplots(len(panels), 1, squeeze=False).flat):
+        shown, line, name = panels[number]
+        title = "Quality against diversity" if number == 0 else ""
+        dress(axes, theme, title=title, x=f"{name}, % (logarithmic): more diverse →", y="F1, %: better →")
+        _draw(axes, shown, styles, reference=reference)
+        _cross(axes, shown, reference, theme)
+        _human(axes, line, theme)
+        make_logarithmic(axes, "x")
+    handles = [_handle(name, look) for name, look in styles.items()]
+    legend(figure.axes[0], theme, columns=min(_COLUMNS, len(handles)), handles=handles)
+    return figure
+
+
+def _draw(
+    axes: Axes,
+    points: Sequence[tuple[QualityPoint, OverSeeds]],
+    styles: dict[str, Look],
+    *,
+    reference: str | None,
+) -> None:
+    for method, look in styles.items():
+        own = [(point, dist) for point, dist in points if point.method == method]
+        xs, ys = [dist.mean for _, dist in own], [point.f1.mean for point, _ in own]
+        axes.errorbar(
+            xs,
+            ys,
+            xerr=[dist.spread or 0.0 for _, dist in own],
+            yerr=[point.f1.spread or 0.0 for point, _ in own],
+            color=look.colour,
+            marker=look.marker,
+            ms=6.5 if method == reference else 5.5,
+            elinewidth=0.9,
+            linewidth=0.8,
+            linestyle=":",
+            zorder=3,
+        )
+        for (point, _), x, y in list(zip(own, xs, ys, strict=True))[:: max(1, len(own) - 1)]:  # the ends of a grid
+            if point.setting:
+                axes.annotate(
+                    label(point.setting),
+                    (x, y),
+                    xytext=(4, 3),
+                    textcoords="offset points",
+                    fontsize=SMALL - 1,
+                    color=look.colour,
+                )
+
+
+def _cross(axes: Axes, points: Sequence[tuple[QualityPoint, OverSeeds]], reference: str | None, theme: Theme) -> None:
+    """Lines through the reference: what lies to the upper right of it is better in both."""
+    for point, dist in points:
+        if point.method == reference:
+            axes.axvline(dist.mean, color=theme.muted, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
+            axes.axhline(point.f1.mean, color=theme.muted, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
+            return
+
+
+def _human(axes: Axes, value: float | None, theme: Theme) -> None:
+    if value is None:
+        return
+    axes.axvline(value, color=theme.accent, linewidth=1.6, zorder=2)
+    axes.annotate(
+        "human responses",
+        (value, 0.5),
+        xycoords=("data", "axes fraction"),
+        xytext=(-4, 0),
+        textcoords="offset points",
+        rotation=90,
+        ha="right",
+        va="center",
+        fontsize=SMALL,
+        color=theme.accent,
+    )
+
+
+def _handle(name: str, look: Look) -> Line2D:
+    return Line2D([], [], color=look.colour, marker=look.marker, linewidth=0, markersize=5.5, label=label(name))

@@ -1,0 +1,136 @@
+"""The metrics of a system as functions of rows, averaged over its seeds, for the paired bootstrap by dialogue."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sptune.evaluation.generation import Generation
+from sptune.evaluation.metrics.diversity import EAD_VOCABULARY
+from sptune.evaluation.metrics.profile import PROFILES, Reply, corpus_scores, per_reply
+from sptune.evaluation.metrics.resampling import CorpusScore
+from sptune.evaluation.result import TurnRecord
+from sptune.report.run_folder import Evaluated
+from sptune.text import tokenize_words
+
+Rows: TypeAlias = NDArray[np.intp]
+Place: TypeAlias = tuple[str, int]
+"""Dialogue and turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeedScore:
+    """A metric of a system over the same turns with every seed.
+
+    Attributes:
+        places: the turn of each row.
+        of_rows: indices of rows, repetitions allowed -> mean over the seeds of the metric of these rows.
+    """
+
+    places: tuple[Place, ...]
+    of_rows: CorpusScore
+
+    @property
+    def dialogues(self) -> list[str]:
+        """The dialogue of each row: what is resampled."""
+        return [dialogue for dialogue, _ in self.places]
+
+
+def seed_scores(evaluations: Sequence[Evaluated]) -> dict[str, SeedScore]:
+    """Every metric that the kept files have for single turns or replies.
+
+    Args:
+        evaluations: of one system, one a seed.
+
+    Returns:
+        f1, bleu, rouge1, rouge2, rougeL, dist1, dist2, ead1, ead2, words, perplexity, hits_at_1 -> score. Those that a
+        seed lacks, or that are of other turns with another seed, are left out.
+    """
+    each = [_of_replies(one) | _of_turns(one) for one in evaluations]
+    shared = [name for name in each[0] if all(name in scores for scores in each)] if each else []
+    found = {name: [scores[name] for scores in each] for name in shared}
+    return {name: mean_score(scores) for name, scores in found.items() if len({one.places for one in scores}) == 1}
+
+
+def mean_score(scores: Sequence[SeedScore]) -> SeedScore:
+    """The mean of scores of the same rows; each set of rows is worked out once."""
+    parts = [one.of_rows for one in scores]
+    return SeedScore(scores[0].places, _remembered(lambda rows: math.fsum(part(rows) for part in parts) / len(parts)))
+
+
+def perplexity_score(turns: Sequence[TurnRecord], costs: NDArray[np.float64]) -> SeedScore:
+    """Perplexity of one seed's responses as a function of rows.
+
+    Args:
+        turns: of the test data.
+        costs: (n,) cost of each response in nats, summed over its tokens.
+    """
+    tokens = np.array([turn.tokens or 0 for turn in turns])  # (n,)
+    places = tuple((turn.dialogue, turn.turn) for turn in turns)
+    return SeedScore(places, lambda rows: math.exp(float(costs[rows].sum()) / max(1, int(tokens[rows].sum()))))
+
+
+def _of_turns(one: Evaluated) -> dict[str, SeedScore]:
+    found = {}
+    costs = [-turn.logprobs[turn.prompt] for turn in one.turns if turn.logprobs]
+    if costs and len(costs) == len(one.turns):
+        found["perplexity"] = perplexity_score(one.turns, np.array(costs))
+    ranked = [turn for turn in one.turns if turn.rank is not None]
+    if ranked:
+        first = [100.0 * (turn.rank == 1) for turn in ranked]
+        found["hits_at_1"] = SeedScore(tuple((turn.dialogue, turn.turn) for turn in ranked), _mean(first))
+    return found
+
+
+def _of_replies(one: Evaluated) -> dict[str, SeedScore]:
+    profile = one.result.settings.get("profile")
+    if not one.generations or profile not in PROFILES:
+        return {}
+    replies = as_replies(one.generations)
+    places = tuple((reply.dialogue_id, reply.turn) for reply in replies)
+    each = per_reply(replies, profile)
+    found = {name: _mean([row[name] for row in each]) for name in each[0]}
+    found |= {name: _remembered(score) for name, score in corpus_scores(replies, profile).items()}
+    lengths = np.array([len(tokenize_words(reply.prediction, PROFILES[profile].words)) for reply in replies])
+    found |= {f"ead{n}": _adjusted(found[f"dist{n}"], np.maximum(lengths - n + 1, 0)) for n in (1, 2)}
+    return {name: SeedScore(places, score) for name, score in found.items()}
+
+
+def as_replies(generations: Sequence[Generation]) -> list[Reply]:
+    """Generations in the form that the metrics take."""
+    return [Reply(one.prediction, one.reference, one.persona, one.dialogue, one.turn) for one in generations]
+
+
+def _mean(values: Sequence[float]) -> CorpusScore:
+    array = np.array(values, dtype=np.float64)
+    return lambda rows: float(array[rows].mean())
+
+
+def _adjusted(distinct: CorpusScore, counts: NDArray[np.int_]) -> CorpusScore:
+    """Expectation-adjusted DIST, out of DIST = 100 N / C and the n-grams of each reply; see `metrics.diversity`."""
+
+    def score(rows: Rows) -> float:
+        total = int(counts[rows].sum())
+        expected = -EAD_VOCABULARY * math.expm1(total * math.log1p(-1.0 / EAD_VOCABULARY))
+        return distinct(rows) * total / expected if total else 0.0
+
+    return score
+
+
+def _remembered(score: CorpusScore) -> CorpusScore:
+    """`score`, worked out once for each set of rows: every comparison draws the same dialogues."""
+    known: dict[bytes, float] = {}
+
+    def look_up(rows: Rows) -> float:
+        key = blake2b(rows.tobytes(), digest_size=16).digest()
+        if key not in known:
+            known[key] = score(rows)
+        return known[key]
+
+    return look_up

@@ -1,0 +1,106 @@
+"""One version of the inputs, measured turn by turn; what a turn shares with the clean version is not computed again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from sptune.evaluation.generation import Generation, generate_replies
+from sptune.evaluation.ranking import TurnRank, rank_turns
+from sptune.evaluation.scoring import TurnScore, score_turns
+from sptune.evaluation.turns import ChosenTurn
+
+if TYPE_CHECKING:
+    from sptune.evaluation.run import Settings
+    from sptune.evaluation.turns import Progress
+    from sptune.model.spt import SPTModel
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What was measured of n turns, in the order of the data. Parts that were not asked for are empty.
+
+    Attributes:
+        turns: n turns with the prompts that were chosen.
+        scores: n likelihoods of the gold responses under every prompt.
+        ranks: n ranks of the gold responses; None for turns without candidates.
+        replies: n generated replies.
+    """
+
+    turns: tuple[ChosenTurn, ...]
+    scores: tuple[TurnScore, ...] = ()
+    ranks: tuple[TurnRank | None, ...] = ()
+    replies: tuple[Generation, ...] = ()
+
+
+def measure(
+    model: SPTModel,
+    turns: Sequence[ChosenTurn],
+    settings: Settings,
+    *,
+    clean: Measurement | None = None,
+    progress: Progress | None = None,
+) -> Measurement:
+    """Likelihood, ranking and generation of `turns`, as far as `settings.parts` asks for them.
+
+    Args:
+        model: the model.
+        turns: from `choose_prompts`.
+        settings: of the evaluation.
+        clean: the measurement of the undisturbed inputs: as many turns, with the same gold responses.
+        progress: called as work gets done.
+    """
+    new = [n for n, turn in enumerate(turns) if clean is None or not _alike(turn, clean.turns[n])]
+    old = clean or Measurement(())
+    made = Measurement(tuple(turns))
+    if "likelihood" in settings.parts:
+        made = replace(made, scores=tuple(_scores(model, turns, settings, clean=clean, progress=progress)))
+    if "ranking" in settings.parts:
+        places = [n for n in new if _rankable(turns[n])]
+        ranks = rank_turns(model, [turns[n] for n in places], progress=progress)
+        made = replace(made, ranks=_merged(len(turns), old.ranks, dict(zip(places, ranks, strict=True))))
+    if "generation" in settings.parts:
+        replies = _replies(model, [turns[n] for n in new], settings, progress)
+        made = replace(made, replies=_merged(len(turns), old.replies, dict(zip(new, replies, strict=True))))
+    return made
+
+
+def _scores(
+    model: SPTModel,
+    turns: Sequence[ChosenTurn],
+    settings: Settings,
+    *,
+    clean: Measurement | None,
+    progress: Progress | None,
+) -> list[TurnScore]:
+    """Likelihoods under every prompt do not depend on the choice: where no context differs, those of `clean` hold."""
+    if clean and all(turn.context_ids == old.context_ids for turn, old in zip(turns, clean.turns, strict=True)):
+        pairs = zip(clean.scores, turns, strict=True)
+        return [replace(score, selection=turn.selection) for score, turn in pairs]
+    return score_turns(model, turns, token_budget=settings.token_budget, progress=progress)
+
+
+def _replies(
+    model: SPTModel, turns: Sequence[ChosenTurn], settings: Settings, progress: Progress | None
+) -> list[Generation]:
+    if not turns:
+        return []
+    budget = settings.token_budget
+    return generate_replies(model, turns, decoding=settings.decoding, token_budget=budget, progress=progress)
+
+
+def _alike(turn: ChosenTurn, clean: ChosenTurn) -> bool:
+    """Whether both ask the same of the model."""
+    return turn.selection.prompt == clean.selection.prompt and turn.context_ids == clean.context_ids
+
+
+def _rankable(turn: ChosenTurn) -> bool:
+    candidates = turn.turn.candidates
+    return bool(candidates) and len({text.strip() for text in (*candidates, turn.turn.response or "")}) > 1
+
+
+def _merged(count: int, old: Sequence[Any], new: dict[int, Any]) -> tuple[Any, ...]:
+    """One value a turn: the new one, else the old one, else None."""
+    values = dict(enumerate(old)) | new
+    return tuple(values.get(n) for n in range(count))

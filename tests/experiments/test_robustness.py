@@ -1,0 +1,249 @@
+"""A robustness test from the model to its report: what moves is measured as an evaluation would, and nothing twice."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sptune.data.dialogue import Dialogue
+from sptune.errors import UsageError
+from sptune.evaluation.run import Settings as EvaluationSettings
+from sptune.evaluation.run import evaluate
+from sptune.evaluation.turns import choose_prompts
+from sptune.experiments.robustness import measurement
+from sptune.experiments.robustness.measurement import Measurement, measure
+from sptune.experiments.robustness.movement import KEPT, choice_movement
+from sptune.experiments.robustness.noise import with_noise
+from sptune.experiments.robustness.perturbation import perturb
+from sptune.experiments.robustness.report import make_document, sentences, tables, write_report
+from sptune.experiments.robustness.result import RobustnessResult
+from sptune.experiments.robustness.run import Settings, run
+from sptune.model.generate import Decoding
+from sptune.model.spt import SPTModel
+from sptune.report.markdown import to_markdown
+
+Maker = Callable[..., SPTModel]
+ALL = EvaluationSettings(parts=("likelihood", "ranking", "generation"), decoding=Decoding(max_new_tokens=3))
+LIKELIHOOD = EvaluationSettings(parts=("likelihood",))
+
+
+@pytest.fixture(scope="module")
+def talks(dialogues: tuple[Dialogue, ...]) -> list[Dialogue]:
+    """Short dialogues; candidates in all turns but the first of each."""
+    return [
+        replace(
+            talk,
+            turns=(
+                talk.turns[0],
+                *(replace(turn, candidates=("no .", turn.response or "")) for turn in talk.turns[1:3]),
+            ),
+        )
+        for talk in dialogues
+    ]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Maker) -> SPTModel:
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def clean(model: SPTModel, talks: list[Dialogue]) -> Measurement:
+    return measure(model, choose_prompts(model, talks), ALL)
+
+
+@pytest.fixture(scope="module")
+def result(model: SPTModel, talks: list[Dialogue], tmp_path_factory: pytest.TempPathFactory) -> tuple[RobustnessResult, Path]:  # fmt: skip
+    folder = tmp_path_factory.mktemp("robust")
+    settings = Settings(perturbations=("typos", "history"), noise=(1e-9, 5.0), evaluation=ALL, samples=20)
+    found = run(model, talks, settings=settings, output=folder)
+    write_report(folder, found)
+    return found, folder
+
+
+@pytest.mark.parametrize("name", ["shuffle", "irrelevant", "history", "noise"])
+def test_what_is_taken_over_from_the_clean_version_is_what_would_be_measured(
+    name: str, model: SPTModel, talks: list[Dialogue], clean: Measurement
+) -> None:
+    noisy = with_noise(clean.turns, 0.3)
+    turns = noisy if name == "noise" else choose_prompts(model, perturb(name, talks))
+    short, whole = measure(model, turns, ALL, clean=clean), measure(model, turns, ALL)
+    assert [score.selection for score in short.scores] == [turn.selection for turn in turns]
+    for one, other in zip(short.scores, whole.scores, strict=True):
+        assert one.logprobs == pytest.approx(other.logprobs, rel=1e-4)
+    assert [rank and rank.rank for rank in short.ranks] == [rank and rank.rank for rank in whole.ranks]
+    assert [one.prediction for one in short.replies] == [one.prediction for one in whole.replies]
+
+
+def test_noise_asks_the_model_only_for_turns_that_get_another_prompt(
+    model: SPTModel, clean: Measurement, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    generate = measurement.generate_replies
+
+    def count(model: SPTModel, turns: Any, **options: Any) -> Any:
+        asked.append(len(turns))
+        return generate(model, turns, **options)
+
+    monkeypatch.setattr(measurement, "generate_replies", count)
+    turns = with_noise(clean.turns, 0.05)
+    changed = sum(a.selection.prompt != b.selection.prompt for a, b in zip(turns, clean.turns, strict=True))
+    assert 0 < changed < len(turns)
+    measure(model, turns, ALL, clean=clean)
+    measure(model, with_noise(clean.turns, 1e-9), ALL, clean=clean)
+    assert asked == [changed]
+
+
+def test_noise_depends_on_the_seed_and_the_turn_alone(clean: Measurement) -> None:
+    noisy = with_noise(clean.turns, 0.5)
+    assert with_noise(clean.turns[3:5], 0.5) == noisy[3:5]
+    assert with_noise(clean.turns, 0.5, seed=1) != noisy
+    more = with_noise(clean.turns, 1.0)
+    for turn, once, twice in zip(clean.turns, noisy, more, strict=True):
+        base, small, large = (np.array(one.selection.scores) for one in (turn, once, twice))
+        assert large - base == pytest.approx(2 * (small - base))
+        assert twice.selection.prompt == int(large.argmax())
+
+
+def test_movement_of_scores_is_as_worked_by_hand(clean: Measurement) -> None:
+    def scored(*scores: float) -> Any:
+        chosen = replace(clean.turns[0].selection, prompt=int(np.argmax(scores)), scores=scores)
+        return replace(clean.turns[0], selection=chosen)
+
+    one = math.log(3.0)
+    before = [scored(one, 0.0), scored(1.0, 0.0)]  # softmax 3/4, 1/4
+    after = [scored(0.0, one), scored(1.0, 0.0)]
+    moved = choice_movement(before, after)
+    assert (moved.changed, moved.usage) == (0.5, (0.5, 0.5))
+    assert moved.total_variation == pytest.approx(0.5 * 0.5)
+    assert moved.cosine == pytest.approx(0.5)
+    still = choice_movement([scored(0.0, 0.0)], [scored(0.0, 0.0)])
+    assert (still.changed, still.total_variation, still.cosine) == (0.0, 0.0, 1.0)
+
+
+def test_the_clean_figures_are_those_of_an_evaluation(
+    model: SPTModel, talks: list[Dialogue], result: tuple[RobustnessResult, Path]
+) -> None:
+    found = evaluate(model, talks, settings=ALL).result
+    assert found.likelihood
+    assert found.ranking
+    assert found.metrics
+    wanted = {"perplexity": found.likelihood.perplexity, "hits_at_1": found.ranking.hits_at_1, "mrr": found.ranking.mrr}
+    wanted |= {name: found.metrics.values[name] for name in ("f1", "bleu", "rougeL", "dist1", "dist2", "words")}
+    for condition in result[0].conditions:
+        assert {name: condition.metrics[name].clean for name in wanted} == pytest.approx(wanted, rel=1e-5)
+    assert result[0].usage == pytest.approx(found.selection.usage if found.selection else ())
+
+
+def test_the_disturbed_figures_are_those_of_an_evaluation_of_the_disturbed_input(
+    model: SPTModel, talks: list[Dialogue], result: tuple[RobustnessResult, Path]
+) -> None:
+    [typos] = [one for one in result[0].conditions if one.name == "typos"]
+    found = evaluate(model, perturb("typos", talks), settings=LIKELIHOOD).result.likelihood
+    assert found
+    moved = typos.metrics["perplexity"]
+    assert moved.disturbed == pytest.approx(found.perplexity, rel=1e-5)
+    assert moved.difference == pytest.approx(moved.disturbed - moved.clean)
+    assert moved.low <= moved.difference <= moved.high
+
+
+def test_a_hair_of_noise_moves_nothing_and_a_storm_moves_the_choice_but_not_the_prompts(
+    result: tuple[RobustnessResult, Path],
+) -> None:
+    hair, storm = result[0].conditions[-2:]
+    assert (hair.name, storm.name) == ("noise-1e-09", "noise-5")
+    assert hair.choice
+    assert storm.choice
+    assert hair.choice.changed == 0
+    assert hair.choice.cosine == pytest.approx(1)
+    assert all(one.difference == 0 and one.p_value == 1 for one in hair.metrics.values())
+    assert storm.choice.changed > 0.3
+    assert storm.choice.total_variation > 0.3
+    assert storm.metrics["perplexity"].difference != 0
+    assert storm.metrics[KEPT].difference == 0
+
+
+def test_each_condition_keeps_its_turns_and_replies(
+    talks: list[Dialogue], result: tuple[RobustnessResult, Path]
+) -> None:
+    found, folder = result
+    assert json.loads((folder / "robustness.json").read_text()) == found.to_json()
+    names = {"clean", *(one.name for one in found.conditions)}
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == names | {"plots"}
+    for name in names:
+        turns = [json.loads(line) for line in (folder / name / "turns.jsonl").read_text().splitlines()]
+        assert len(turns) == sum(len(talk.turns) for talk in talks)
+        assert all(turn["logprobs"] for turn in turns)
+        assert sum(turn["rank"] is not None for turn in turns) == sum(len(talk.turns) - 1 for talk in talks)
+        assert len((folder / name / "generations.jsonl").read_text().splitlines()) == len(turns)
+
+
+def test_the_report_names_every_condition_and_metric(result: tuple[RobustnessResult, Path]) -> None:
+    found, folder = result
+    text = (folder / "report.md").read_text()
+    assert (folder / "plots" / "robustness.png").stat().st_size > 10_000
+    assert "(plots/robustness.png)" in text
+    for word in ("typos", "history", "noise-5", "perplexity, prompt kept", "hits@1, %", "F1, %", "DIST-2, %"):
+        assert word in text
+    said = list(sentences(found))
+    assert said[0].startswith("The choice of prompt moves most under noise-5")
+    choice, metrics = tables(found)
+    assert len(choice.rows) == len(metrics.rows) == len(found.conditions)
+    assert all(len(row) == len(table.columns) for table in (choice, metrics) for row in table.rows)
+
+
+def test_one_prompt_leaves_nothing_to_choose(tiny_model: Maker, talks: list[Dialogue]) -> None:
+    settings = Settings(perturbations=("case",), evaluation=LIKELIHOOD, samples=10)
+    found = run(tiny_model(count=1), talks, settings=settings)
+    assert [(one.name, one.choice) for one in found.conditions] == [("case", None)]
+    text = to_markdown(make_document(found))
+    assert "prompts that the clean input chose" not in text
+    assert "other prompt" not in text
+
+
+def test_progress_names_condition_and_part(model: SPTModel, talks: list[Dialogue]) -> None:
+    seen: list[tuple[str, int, int]] = []
+    settings = Settings(perturbations=("case",), noise=(), evaluation=LIKELIHOOD, samples=5)
+    run(model, talks[:2], settings=settings, progress=lambda *what: seen.append(what))
+    assert {part for part, _, _ in seen} == {"clean likelihood", "case likelihood"}
+    assert seen[-1][1] == seen[-1][2] > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"perturbations": ("typo",)}, "perturb: 'typo' is not one of typos"),
+        ({"noise": (0.0,)}, r"noise: 0\.0 is no standard deviation"),
+        ({"noise": (math.nan,)}, "noise: nan is no"),
+        ({"evaluation": EvaluationSettings(prompt=0)}, "rule: only the choice"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        Settings(**settings)
+
+
+@pytest.mark.parametrize(
+    ("count", "settings", "used", "words"),
+    [
+        (3, Settings(("case",), (), LIKELIHOOD), 1, "at least 2 are needed"),
+        (1, Settings((), (0.1,), LIKELIHOOD), 2, "nothing to disturb"),
+        (3, Settings(("case", "irrelevant"), (), LIKELIHOOD), 0, "irrelevant needs dialogues with different personas"),
+        (3, Settings(("case",), (), EvaluationSettings(decoding=Decoding(max_new_tokens=5000))), 2, "max_new_tokens"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_measured(
+    tiny_model: Maker, talks: list[Dialogue], count: int, settings: Settings, used: int, words: str
+) -> None:
+    same = [replace(talk, persona=()) for talk in talks]
+    seen: list[Any] = []
+    with pytest.raises(UsageError, match=words):
+        run(tiny_model(count=count), talks[:used] or same, settings=settings, progress=lambda *what: seen.append(what))  # fmt: skip
+    assert not seen
