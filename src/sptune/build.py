@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
 
     from sptune.data.dialogue import Dialogue
+    from sptune.evaluation.run import Settings
     from sptune.training.trainer import SPTTrainer
 
 
@@ -211,6 +212,20 @@ def decoding(recipe: Recipe) -> Decoding:
         no_repeat_history_ngram=e.no_repeat_history_ngram,
         kind="top1" if e.decoding == "rerank" else e.decoding,
         gate_temperature=e.gate_temperature or recipe.losses.gate_temperature,
+    )
+
+
+def evaluation_settings(recipe: Recipe) -> Settings:
+    """How the run is evaluated."""
+    from sptune.evaluation.run import Settings
+
+    e = recipe.evaluation
+    return Settings(
+        profile=e.profile,
+        decoding=decoding(recipe),
+        rerank=reranking(recipe),
+        bertscore_model=e.bertscore_model,
+        seed=recipe.seed,
     )
 
 

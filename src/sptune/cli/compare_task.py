@@ -117,13 +117,10 @@ def _material(cell: Cell, recipe: Recipe) -> Material:
 def _evaluation(recipe: Recipe) -> Callable[[str], Settings]:
     """How to evaluate under each of the values of `evaluation.decoding`."""
     from sptune import build
-    from sptune.evaluation.run import Settings
 
     def settings(name: str) -> Settings:
         evaluation = recipe.evaluation.model_copy(update={"decoding": name})
-        own = recipe.model_copy(update={"evaluation": evaluation})
-        decoding, rerank = build.decoding(own), build.reranking(own)
-        return Settings(profile=evaluation.profile, decoding=decoding, rerank=rerank, seed=recipe.seed)
+        return build.evaluation_settings(recipe.model_copy(update={"evaluation": evaluation}))
 
     return settings
 

@@ -135,15 +135,13 @@ def _recorded(recipe: Recipe) -> Iterator[None]:
 def _evaluate(recipe: Recipe, data: RunData, model: SPTModel, base: LoadedBase) -> None:
     from sptune import build
     from sptune.cli.evaluate import progress_bars
-    from sptune.evaluation.run import Settings, Source, evaluate
+    from sptune.evaluation.run import Source, evaluate
 
     if not data.test:
         _say("no evaluation: the recipe names no test dialogues (evaluation.path or evaluation.split)")
         return
     e = recipe.evaluation
-    settings = Settings(
-        profile=e.profile, decoding=build.decoding(recipe), rerank=build.reranking(recipe), seed=recipe.seed
-    )
+    settings = build.evaluation_settings(recipe)
     models = {"spt": model}
     if e.base:
         models["base"] = build.make_bare_model(recipe, base=base)

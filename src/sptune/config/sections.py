@@ -286,6 +286,7 @@ class EvaluationSection(Section):
     base: bool = Field(True, description="also evaluate the bare base model")
     limit: int | None = Field(None, ge=1, description="at most that many dialogues")
     profile: Literal["paper", "standard"] = Field("paper", description="rules of the metrics, see docs/metrics.md")
+    bertscore_model: str | None = Field(None, description="folder or hub id of BERTScore's encoder; null leaves it out")
     max_new_tokens: int = Field(32, ge=1, le=4096, description="the most tokens of a reply")
     num_beams: int = Field(1, ge=1, le=64, description="1 is greedy")
     no_repeat_ngram_size: int = Field(0, ge=0, description="n-grams of that length come once in a reply; 0 is no rule")
