@@ -14,10 +14,10 @@ import pytest
 
 from sptune.data.dialogue import Dialogue
 from sptune.errors import UsageError
+from sptune.evaluation import parts
 from sptune.evaluation.run import Settings as EvaluationSettings
 from sptune.evaluation.run import evaluate
 from sptune.evaluation.turns import choose_prompts
-from sptune.experiments.robustness import measurement
 from sptune.experiments.robustness.measurement import Measurement, measure
 from sptune.experiments.robustness.movement import KEPT, choice_movement
 from sptune.experiments.robustness.noise import with_noise
@@ -86,13 +86,13 @@ def test_noise_asks_the_model_only_for_turns_that_get_another_prompt(
     model: SPTModel, clean: Measurement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    generate = measurement.generate_replies
+    generate = parts.generate_replies
 
     def count(model: SPTModel, turns: Any, **options: Any) -> Any:
         asked.append(len(turns))
         return generate(model, turns, **options)
 
-    monkeypatch.setattr(measurement, "generate_replies", count)
+    monkeypatch.setattr(parts, "generate_replies", count)
     turns = with_noise(clean.turns, 0.05)
     changed = sum(a.selection.prompt != b.selection.prompt for a, b in zip(turns, clean.turns, strict=True))
     assert 0 < changed < len(turns)

@@ -60,7 +60,7 @@ class Shelf:
 
     def __init__(self, dialogues: Sequence[Dialogue], *, encoder: DialogueEncoder, count: int) -> None:
         # without special tokens, as every context is: an example must not be able to end a turn
-        self.dialogues = tuple(encoder._clean(dialogue) for dialogue in dialogues)
+        self.dialogues = tuple(encoder.clean(dialogue) for dialogue in dialogues)
         self.examples = tuple(
             Example(talk, n)
             for talk in self.dialogues

@@ -17,7 +17,7 @@ from sptune.baselines.own_backbone import OwnBackbone, own_base
 from sptune.baselines.tuning import RateGroup, TunedMethod, TunedModel, Tuning, trainable
 from sptune.errors import AdapterError, ModelError
 from sptune.files import write_atomically
-from sptune.model.load import LoadedBase, _quiet, load_base
+from sptune.model.load import LoadedBase, load_base, quiet
 
 if TYPE_CHECKING:
     from sptune.config import Recipe
@@ -108,7 +108,7 @@ class FullFineTuning(TunedMethod):
         model = own.backbone.model.to(self.base.backbone.dtype)
 
         def write(partial: Path) -> None:
-            with _quiet():
+            with quiet():
                 model.save_pretrained(partial)
             own.tokenizer.save_pretrained(partial)
 

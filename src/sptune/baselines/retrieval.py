@@ -96,9 +96,9 @@ def make_index(kind: IndexKind, texts: Sequence[str], *, base: LoadedBase, encod
         return Bm25Index(texts)
     if encoder is None:
         return DenseIndex(texts, embed=word_embedding(base))
-    from sptune.training.similarity import _sentence_encoder
+    from sptune.training.similarity import sentence_encoder
 
-    return DenseIndex(texts, embed=_sentence_encoder(encoder))
+    return DenseIndex(texts, embed=sentence_encoder(encoder))
 
 
 def word_embedding(base: LoadedBase) -> Embed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sptune.evaluation.candidate_replies import Reranking
     from sptune.evaluation.result import EvaluationResult
     from sptune.evaluation.run import Settings, Source
+    from sptune.evaluation.table import Table
     from sptune.evaluation.turns import Progress
     from sptune.model.spt import SPTModel
 
@@ -274,15 +275,23 @@ def progress_bars() -> Iterator[Progress | None]:
 
 def _print(result: EvaluationResult, as_json: bool) -> None:
     """Tables on a terminal, Markdown elsewhere, or JSON."""
-    from sptune.evaluation.table import caption, markdown, print_tables, tables
+    from sptune.evaluation.table import caption, tables
 
     if as_json:
         typer.echo(json.dumps(result.to_json(), indent=2, ensure_ascii=False))
-    elif sys.stdout.isatty():
+    else:
+        echo_tables(caption(result), tables(result))
+
+
+def echo_tables(caption: str, tables: Sequence[Table]) -> None:
+    """Print tables under a caption: drawn on a terminal, Markdown elsewhere."""
+    from sptune.evaluation.table import markdown, print_tables
+
+    if sys.stdout.isatty():
         from rich.console import Console
 
         console = Console()
-        console.print(caption(result), markup=False, highlight=False)
-        print_tables(tables(result), console)
+        console.print(caption, markup=False, highlight=False)
+        print_tables(tables, console)
     else:
-        typer.echo(f"{caption(result)}\n\n{markdown(tables(result))}")
+        typer.echo(f"{caption}\n\n{markdown(tables)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +20,7 @@ from sptune.cli.evaluate import (
     Profile,
     Split,
     TokenBudget,
+    echo_tables,
     progress_bars,
 )
 from sptune.errors import UsageError
@@ -120,19 +120,12 @@ def _number(text: str) -> float:
 
 def _show(result: RobustnessResult, output: Path | None, as_json: bool) -> None:
     """Write the report, and print tables on a terminal, Markdown elsewhere, or JSON."""
-    from sptune.evaluation.table import markdown, print_tables
     from sptune.experiments.robustness.report import caption, tables, write_report
 
     if output:
         write_report(output, result)
     if as_json:
         typer.echo(json.dumps(result.to_json(), indent=2, ensure_ascii=False))
-    elif sys.stdout.isatty():
-        from rich.console import Console
-
-        console = Console()
-        console.print(caption(result), markup=False, highlight=False)
-        print_tables(tables(result), console)
     else:
-        typer.echo(f"{caption(result)}\n\n{markdown(tables(result))}")
+        echo_tables(caption(result), tables(result))
     typer.echo(f"report: {output / 'report.md'}" if output else "nothing was kept; --output FOLDER keeps it", err=True)

@@ -119,7 +119,7 @@ class DialogueEncoder:
             DataError: no turn, or a persona, user message and response that together exceed the model's window.
         """
         check_not_empty(dialogue.id, dialogue.turns)
-        dialogue_text = self._clean(dialogue)
+        dialogue_text = self.clean(dialogue)
         sequences: list[TokenSequence] = []
         ids: tuple[int, ...] = ()
         spans: list[TurnSpan] = []
@@ -150,7 +150,7 @@ class DialogueEncoder:
             DataError: no turn, or a persona and user message that leave no room for a response in the model's window.
         """
         check_not_empty(context.id, context.turns)
-        text = self._clean(context)
+        text = self.clean(context)
         last = len(text.turns) - 1
         start = 0
         for n in range(last + 1):  # the same walk as `encode`, so that the same turns are dropped
@@ -213,7 +213,8 @@ class DialogueEncoder:
         self._anchor_length = len(self.tokenizer.encode(anchor, add_special_tokens=False)) if anchor else 0
         return anchor
 
-    def _clean(self, dialogue: Dialogue) -> Dialogue:
+    def clean(self, dialogue: Dialogue) -> Dialogue:
+        """`dialogue` with every text as it is tokenised: stripped, and without special tokens."""
         turns = tuple(
             Turn(self._plain(turn.user), None if turn.response is None else self._plain(turn.response))
             for turn in dialogue.turns

@@ -12,6 +12,7 @@ from sptune.errors import TrainingError
 from sptune.experiments.cells import Cell
 from sptune.experiments.folders import TUNING_NAME, trial_folder
 from sptune.experiments.state import read_state
+from sptune.experiments.tuning_log import read_trials
 from sptune.files import storage_errors
 
 Perplexities = dict[float, float | None]
@@ -20,17 +21,12 @@ Perplexities = dict[float, float | None]
 
 def tried(comparison: Path, cell: Cell) -> Perplexities:
     """The trials of a cell's method with its setting, out of `tuning.jsonl`."""
-    path = comparison / TUNING_NAME
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-    found: Perplexities = {}
-    for line in lines:
-        try:
-            record = json.loads(line)
-            if (record["method"], record["setting"]) == (cell.method, cell.setting):
-                found[float(record["learning_rate"])] = record["perplexity"]
-        except (ValueError, KeyError, TypeError):  # a line that was cut short
-            continue
-    return found
+    own = (cell.method, cell.setting)
+    return {
+        trial.learning_rate: trial.perplexity
+        for trial in read_trials(comparison, [])
+        if (trial.method, trial.setting) == own
+    }
 
 
 def choose_rate(comparison: Path, cell: Cell) -> float | None:

@@ -58,7 +58,7 @@ def load_base(base: str, *, revision: str | None = None, dtype: Dtype = "auto", 
 
     source = locate(base)
     place = pick_device(device)
-    with _quiet(), _load_errors(base):
+    with quiet(), _load_errors(base):
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
         model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=pick_dtype(dtype, place))
         model = model.to(place)
@@ -131,14 +131,14 @@ def _convert(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     logging.getLogger(__name__).info("converting %s once into the model cache", gguf.name)
-    with _quiet(), _load_errors(gguf.name):
+    with quiet(), _load_errors(gguf.name):
         where = str(gguf.parent)
         dense = GgufConfig(dequantize=True)
         model = AutoModelForCausalLM.from_pretrained(
             where, gguf_file=gguf.name, dtype=torch.float32, quantization_config=dense
         )
         tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=gguf.name)
-    with _quiet():
+    with quiet():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     _write_manifest(folder)
@@ -201,7 +201,7 @@ def _load_errors(base: str) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep transformers' own progress bars and notices off the terminal while loading."""
     from transformers.utils import logging as hf_logging
 

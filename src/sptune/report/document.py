@@ -159,3 +159,13 @@ class Document:
 def table_row(*cells: str) -> Row:
     """A row of plain cells."""
     return Row(tuple(map(Cell, cells)))
+
+
+def signed(value: float, decimals: int) -> str:
+    """With a sign, and a true minus; what rounds to zero has none.
+
+    >>> signed(-1.5, 1), signed(-0.01, 1), signed(2.25, 2)
+    ('−1.5', '0.0', '+2.25')
+    """
+    text = f"{value:+,.{decimals}f}"
+    return text.replace("-", "−") if any(digit in text for digit in "123456789") else text[1:]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from sptune.evaluation.result import EvaluationResult
 from sptune.evaluation.significance import BootstrapResult
 from sptune.report.differences import Differences, differences
-from sptune.report.document import Block, Bullets, Cell, Details, Paragraph, Row, Section, Table, Tile, Tone
+from sptune.report.document import Block, Bullets, Cell, Details, Paragraph, Row, Section, Table, Tile, Tone, signed
 from sptune.report.metric_specs import (
     BETTER_MARK,
     BETTER_TEXT,
@@ -166,10 +166,10 @@ def _difference(
     if value is None or other is None:
         return Cell("–")
     change = 100 * (value - other) / other if other > 0 else math.inf
-    share = f" ({_signed(change, 0)}%)" if abs(change) < _LARGE_CHANGE else ""
+    share = f" ({signed(change, 0)}%)" if abs(change) < _LARGE_CHANGE else ""
     unclear = chance is not None and chance.low <= 0 <= chance.high
     judged = "plain" if unclear else tone(value, other, human, spec)
-    return Cell(f"{_signed(value - other, spec.decimals)}{share}", judged, _interval(chance, spec))
+    return Cell(f"{signed(value - other, spec.decimals)}{share}", judged, _interval(chance, spec))
 
 
 def _against_others(run: RunFolder) -> Table | None:
@@ -189,17 +189,7 @@ def _against_others(run: RunFolder) -> Table | None:
 
 
 def _interval(chance: BootstrapResult | None, spec: MetricSpec) -> str:
-    return f"{_signed(chance.low, spec.decimals)} to {_signed(chance.high, spec.decimals)}" if chance else ""
-
-
-def _signed(value: float, decimals: int) -> str:
-    """With a sign, and a true minus.
-
-    >>> _signed(-1.5, 1), _signed(0.0, 1), _signed(2.25, 2)
-    ('−1.5', '0.0', '+2.25')
-    """
-    text = f"{value:+,.{decimals}f}"
-    return text[1:] if not any(digit in text for digit in "123456789") else text.replace("-", "−")
+    return f"{signed(chance.low, spec.decimals)} to {signed(chance.high, spec.decimals)}" if chance else ""
 
 
 def _missing(results: list[EvaluationResult]) -> tuple[str, ...]:

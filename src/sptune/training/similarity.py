@@ -46,7 +46,7 @@ def make_similarity(kind: SimilarityKind, *, backbone: Backbone, encoder: str | 
             raise RecipeError(
                 "losses.contrastive.encoder: missing; similarity=encoder needs a sentence encoder's folder or hub id"
             )
-        embed = _sentence_encoder(encoder)
+        embed = sentence_encoder(encoder)
         return lambda batch: _cosine(torch.stack([embed(persona_text(dialogue)) for dialogue in batch.dialogues]))
     if kind == "context_bleu":
         return lambda batch: text_matrix(
@@ -98,7 +98,8 @@ def _cosine(vectors: Tensor) -> Tensor:
     return 100 * (unit @ unit.T).clamp(0, 1)
 
 
-def _sentence_encoder(name: str) -> Callable[[str], Tensor]:
+def sentence_encoder(name: str) -> Callable[[str], Tensor]:
+    """A function from a text to its vector: the mean last hidden state of the encoder in folder or hub id `name`."""
     from transformers import AutoModel, AutoTokenizer
 
     try:

@@ -21,7 +21,8 @@ from sptune.experiments.report.gains import mean_gain
 from sptune.experiments.report.holm import holm
 from sptune.experiments.report.seed_scores import as_replies, seed_scores
 from sptune.experiments.report.system import System
-from sptune.experiments.report.trials import Trial, group_trials
+from sptune.experiments.report.trials import group_trials
+from sptune.experiments.tuning_log import Trial
 
 SIZE = Size(8, 3)
 PUBLISHED = {  # F1, BLEU, R-1, R-2, R-L, BERT-F1, BERT-P, BERT-R, DIST-1, DIST-2 of PT and SPT, and the average gain

@@ -11,8 +11,20 @@ from sptune.experiments.report.controls import Controls
 from sptune.experiments.report.findings import ALPHA
 from sptune.experiments.report.folder import Comparison
 from sptune.experiments.report.system import System, over_seeds
-from sptune.experiments.report.writing import DASH, figure_cell, interval, listed, signed
-from sptune.report.document import Block, Bullets, Cell, Details, Paragraph, Row, Section, Table, Tone, table_row
+from sptune.experiments.report.writing import DASH, figure_cell, interval, listed
+from sptune.report.document import (
+    Block,
+    Bullets,
+    Cell,
+    Details,
+    Paragraph,
+    Row,
+    Section,
+    Table,
+    Tone,
+    signed,
+    table_row,
+)
 from sptune.report.metric_specs import BETTER_MARK, value_of
 from sptune.report.overview import COLLAPSE_SHARE
 

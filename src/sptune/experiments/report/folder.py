@@ -16,7 +16,7 @@ from sptune.experiments.folders import CELLS
 from sptune.experiments.plan import SETTINGS_NAME
 from sptune.experiments.report.kept_cell import DONE, KeptCell, read_cell
 from sptune.experiments.report.system import System
-from sptune.experiments.report.trials import Trial, read_trials
+from sptune.experiments.tuning_log import Trial, read_trials
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from sptune.experiments.report.columns import FURTHER, PAPER, SPECS
 from sptune.experiments.report.findings import AVERAGE, Findings
 from sptune.experiments.report.folder import Comparison
 from sptune.experiments.report.system import OverSeeds, System
-from sptune.experiments.report.writing import DASH, figure_cell, interval, listed, signed, verdict
-from sptune.report.document import Block, Bullets, Cell, Details, Paragraph, Row, Section, Table
+from sptune.experiments.report.writing import DASH, figure_cell, interval, listed, verdict
+from sptune.report.document import Block, Bullets, Cell, Details, Paragraph, Row, Section, Table, signed
 from sptune.report.metric_specs import BETTER_MARK, MetricSpec, human_value
 from sptune.report.overview import duration
 

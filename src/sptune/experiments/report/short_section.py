@@ -19,8 +19,8 @@ from sptune.experiments.report.findings import (
 from sptune.experiments.report.folder import Comparison
 from sptune.experiments.report.results_section import results_of
 from sptune.experiments.report.system import System
-from sptune.experiments.report.writing import DASH, gain_cell, interval, listed, signed, verdict
-from sptune.report.document import Block, Bullets, Cell, Details, Paragraph, Row, Section, Table, Tile, Tiles
+from sptune.experiments.report.writing import DASH, gain_cell, interval, listed, verdict
+from sptune.report.document import Block, Bullets, Cell, Details, Paragraph, Row, Section, Table, Tile, Tiles, signed
 from sptune.report.metric_specs import human_value
 
 _MOST_SENTENCES = 12

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sptune.experiments.report.folder import Comparison
-from sptune.experiments.report.trials import Trial, Tuned, group_trials
+from sptune.experiments.report.trials import Tuned, group_trials
+from sptune.experiments.tuning_log import Trial
 from sptune.report.document import Block, Cell, Paragraph, Row, Section, Table, Warnings
 
 

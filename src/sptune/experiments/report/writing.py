@@ -7,21 +7,11 @@ from collections.abc import Iterable
 from sptune.evaluation.significance import BootstrapResult
 from sptune.experiments.report.findings import Finding
 from sptune.experiments.report.system import OverSeeds
-from sptune.report.document import Cell, Tone
+from sptune.report.document import Cell, Tone, signed
 from sptune.report.metric_specs import MetricSpec
 
 DASH = "–"
 STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
-
-
-def signed(value: float, decimals: int) -> str:
-    """With a sign, and a true minus; what rounds to zero has none.
-
-    >>> signed(-1.5, 1), signed(-0.01, 1), signed(2.25, 2)
-    ('−1.5', '0.0', '+2.25')
-    """
-    text = f"{value:+,.{decimals}f}"
-    return text.replace("-", "−") if any(digit in text for digit in "123456789") else text[1:]
 
 
 def figure_cell(value: OverSeeds | None, decimals: int, *, mark: str = "") -> Cell:

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from sptune.evaluation.generation import Generation, generate_replies
-from sptune.evaluation.ranking import TurnRank, rank_turns
-from sptune.evaluation.scoring import TurnScore, score_turns
+from sptune.evaluation.parts import Parts
 from sptune.evaluation.turns import ChosenTurn
 
 if TYPE_CHECKING:
+    from sptune.evaluation.generation import Generation
+    from sptune.evaluation.ranking import TurnRank
     from sptune.evaluation.run import Settings
+    from sptune.evaluation.scoring import TurnScore
     from sptune.evaluation.turns import Progress
     from sptune.model.spt import SPTModel
 
@@ -54,40 +55,25 @@ def measure(
     new = [n for n, turn in enumerate(turns) if clean is None or not _alike(turn, clean.turns[n])]
     old = clean or Measurement(())
     made = Measurement(tuple(turns))
+    parts = Parts(model, settings, progress)
     if "likelihood" in settings.parts:
-        made = replace(made, scores=tuple(_scores(model, turns, settings, clean=clean, progress=progress)))
+        made = replace(made, scores=tuple(_scores(parts, turns, clean)))
     if "ranking" in settings.parts:
         places = [n for n in new if _rankable(turns[n])]
-        ranks = rank_turns(model, [turns[n] for n in places], progress=progress)
+        ranks = parts.rank([turns[n] for n in places])
         made = replace(made, ranks=_merged(len(turns), old.ranks, dict(zip(places, ranks, strict=True))))
     if "generation" in settings.parts:
-        replies = _replies(model, [turns[n] for n in new], settings, progress)
+        replies = parts.generate([turns[n] for n in new], None) if new else []
         made = replace(made, replies=_merged(len(turns), old.replies, dict(zip(new, replies, strict=True))))
     return made
 
 
-def _scores(
-    model: SPTModel,
-    turns: Sequence[ChosenTurn],
-    settings: Settings,
-    *,
-    clean: Measurement | None,
-    progress: Progress | None,
-) -> list[TurnScore]:
+def _scores(parts: Parts, turns: Sequence[ChosenTurn], clean: Measurement | None) -> list[TurnScore]:
     """Likelihoods under every prompt do not depend on the choice: where no context differs, those of `clean` hold."""
     if clean and all(turn.context_ids == old.context_ids for turn, old in zip(turns, clean.turns, strict=True)):
         pairs = zip(clean.scores, turns, strict=True)
         return [replace(score, selection=turn.selection) for score, turn in pairs]
-    return score_turns(model, turns, token_budget=settings.token_budget, progress=progress)
-
-
-def _replies(
-    model: SPTModel, turns: Sequence[ChosenTurn], settings: Settings, progress: Progress | None
-) -> list[Generation]:
-    if not turns:
-        return []
-    budget = settings.token_budget
-    return generate_replies(model, turns, decoding=settings.decoding, token_budget=budget, progress=progress)
+    return parts.score(turns)
 
 
 def _alike(turn: ChosenTurn, clean: ChosenTurn) -> bool:
