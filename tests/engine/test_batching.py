@@ -349,8 +349,9 @@ def test_closing_while_waiting_leaves_the_queue(
     request = ServingRequest("one", contexts[0], LONG)
 
     async def visit(engine: BatchingEngine) -> None:
-        first, second, third = (engine.submit(request) for _ in range(3))
+        first = engine.submit(request)
         await anext(first)
+        second, third = engine.submit(request), engine.submit(request)
         await second.started()
         assert engine.load() == Load(1, 2, 1, 2)
         with pytest.raises(OverloadedError, match="all 1 slots are busy and 2 requests wait") as refused:
@@ -498,8 +499,9 @@ def test_stopping_drains_or_ends_what_is_open(
             await engine.select([request])
         await engine.start()
         passes.seconds = 0.01
-        streams = [engine.submit(replace(request, decoding=LONG)) for _ in range(3)]
-        await anext(streams[0])
+        running = engine.submit(replace(request, decoding=LONG))
+        await anext(running)
+        streams = [running, engine.submit(request), engine.submit(request)]
         await engine.stop()
         for stream in streams:
             with pytest.raises(UnavailableError, match="stops"):

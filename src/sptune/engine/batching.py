@@ -29,9 +29,10 @@ _READERS = 2  # threads that encode and score, beside the one that generates
 class BatchingEngine:
     """A `ServingEngine` on a model in this process: continuous batching.
 
-    Replies advance together, one token a step, whatever adapter, prompt and decoding they use; a request joins between
-    two steps, as soon as there is a slot and memory for it, in the order of arrival. Its tokens are those it would get
-    alone. Models that cannot be batched like that (`prefix.find_way`) generate in turn.
+    Replies advance together, one token a step, whatever adapter, prompt and decoding they use. A request joins between
+    two steps, as soon as there is a slot and memory for it; those whose prompt was chosen first come first. Its tokens
+    are those it would get alone, up to the rounding of the model's number format. Models that cannot be batched like
+    that (`prefix.find_way`) generate in turn.
 
     Args:
         base: the base model; nothing else may train or change it meanwhile.
