@@ -1,4 +1,4 @@
-"""`sptune data`: look at dialogue files, check them and convert them."""
+"""`sptune data`: look at dialogue files, check them, convert them, and make them from a server's records."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sptune.cli import data_records
 from sptune.data.check import CheckReport, check
 from sptune.data.dialogue import Dialogue
 from sptune.data.lines import Progress
@@ -28,7 +29,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
-    help="Look at dialogue files, check them and convert them.",
+    help="Look at dialogue files, check them, convert them, and make them from a server's records.",
 )
 
 _BAR_FROM = 8_000_000  # bytes: smaller files are read before a bar could be seen
@@ -36,7 +37,7 @@ _BAR_FROM = 8_000_000  # bytes: smaller files are read before a bar could be see
 Source = Annotated[
     str, typer.Argument(metavar="FILE", help="A dialogue file, `sample[:train|validation|test]`, or `hub:owner/name`.")
 ]
-Format = Annotated[str, typer.Option(help="auto, convai2, messages, sharegpt or hub.")]
+Format = Annotated[str, typer.Option(help="auto, convai2, messages, sharegpt, personachat, xpersona, msc, synthetic or hub.")]
 Persona = Annotated[
     str, typer.Option(help="Whose persona to keep: self (who responds), other (the user), both or none.")
 ]
@@ -108,6 +109,10 @@ def convert(
         talks = load_dialogues(file, format=format, persona=persona, on_error=on_error, progress=progress)
     save_dialogues(talks, output, format=to, force=force)
     typer.echo(f"{output}: {len(talks)} dialogues written as {to}")
+
+
+app.command("from-records", epilog=data_records.FROM_RECORDS_EPILOG)(data_records.from_records)
+app.command("delete-user", epilog=data_records.DELETE_USER_EPILOG)(data_records.delete_user)
 
 
 @contextmanager

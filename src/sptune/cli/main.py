@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "robustness": ("sptune.cli.robustness", "robustness", "Disturb an adapter's input and see what moves."),
     "compare": ("sptune.cli.compare", "app", "Train and evaluate methods with several seeds, and compare them."),
     "chat": ("sptune.cli.chat", "chat", "Talk to an adapter, and see why a prompt was chosen."),
+    "serve": ("sptune.cli.serve", "serve", "Serve adapters over HTTP, with OpenAI's protocol and a chat page."),
     "report": ("sptune.cli.report", "report", "Write the report of a run again from its files."),
     "data": ("sptune.cli.data", "app", "Show, check and convert dialogue files."),
     "export": ("sptune.cli.export", "export", "Write a prompt as a stock PEFT adapter."),

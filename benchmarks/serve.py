@@ -1,0 +1,260 @@
+"""Serving on this machine: batching, selection, many adapters, overload. Bars are ratios and limits within one run.
+
+Run it on a quiet machine:  python benchmarks/serve.py [--quick] [--only batching selection adapters overload]
+
+Clients talk: each goes through dialogues of its own turn by turn, and asks for the next turn as soon as it has its reply.
+
+batching   tokens a second of 16 clients at the same time against those of one (at least 4 times as many)
+selection  seconds to score 16 prompts for a context of 200 tokens, without and with encoding new text (p50 of scoring below 1 ms)
+adapters   memory that 1,000 adapters take (below 2 GB), and 16 clients of them all against 16 clients of one (at least 0.9)
+overload   ten times more clients than slots for five minutes: no error but refusals, no growth of memory, and a single
+           request as fast as before within 10 seconds
+
+`--quick` shortens everything; its figures say whether it works, not how fast it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+
+from sptune.data.dialogue import Dialogue
+from sptune.data.load import load_dialogues
+from sptune.engine.batching import BatchingEngine
+from sptune.engine.loaded_adapter import AdapterLoader
+from sptune.engine.serving import OverloadedError, ServingRequest
+from sptune.model.generate import Decoding
+from sptune.model.load import LoadedBase, load_base
+from sptune.model.spt import SPTModel
+
+CLIENTS = 16
+_COUNTER = itertools.count()
+SELECTION_PROMPTS, SELECTION_TOKENS = 16, 200
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured."""
+
+    talks: int = 1  # of each client
+    turns: int = 4  # of each talk
+    new_tokens: int = 32
+    repeat: int = 3
+    adapters: int = 1000
+    selections: int = 500
+    overload: float = 300.0  # seconds
+
+
+QUICK = Size(turns=2, new_tokens=16, repeat=1, adapters=100, selections=100, overload=15.0)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every part needs."""
+
+    base: LoadedBase
+    adapter: Path
+    dialogues: list[Dialogue]
+    size: Size
+
+    def talk(self, number: int) -> Dialogue:
+        """A dialogue that no other part or run has seen: nothing of it is known to the engine."""
+        talk = self.dialogues[number % len(self.dialogues)]
+        return replace(talk, persona=(f"my number is {next(_COUNTER)} .", *talk.persona))
+
+    @property
+    def decoding(self) -> Decoding:
+        return Decoding(max_new_tokens=self.size.new_tokens)
+
+
+def verdict(what: str, value: float, bar: float, *, most: bool, unit: str = "") -> None:
+    met = value <= bar if most else value >= bar
+    limit = "at most" if most else "at least"
+    print(f"{what}: {value:.3g}{unit} ({limit} {bar:g}{unit}: {'met' if met else 'NOT met'})", flush=True)
+
+
+def resident() -> float:
+    """Memory of this process, MB."""
+    return psutil.Process().memory_info().rss / 2**20
+
+
+async def reply(engine: BatchingEngine, request: ServingRequest) -> int:
+    tokens = 0
+    async with aclosing(engine.submit(request)) as stream:
+        async for piece in stream:
+            tokens = piece.tokens
+    return tokens
+
+
+async def throughput(engine: BatchingEngine, bench: Bench, *, clients: int, names: list[str]) -> float:
+    """New tokens a second of clients that talk at the same time; every talk is with another adapter of `names`."""
+    asked = [
+        [ServingRequest(name, talk.context(turn), bench.decoding) for turn in range(bench.size.turns)]
+        for talk, name in ((bench.talk(n), random.choice(names)) for n in range(clients * bench.size.talks))
+    ]
+
+    async def client(number: int) -> int:
+        return sum([await reply(engine, request) for talk in asked[number::clients] for request in talk])
+
+    start = time.perf_counter()
+    tokens = sum(await asyncio.gather(*map(client, range(clients))))
+    return tokens / (time.perf_counter() - start)
+
+
+async def started(bench: Bench, names: list[str]) -> BatchingEngine:
+    engine = BatchingEngine(bench.base, slots=CLIENTS)
+    await engine.start()
+    for name in names:
+        await engine.adapters.add(name, bench.adapter)
+    return engine
+
+
+async def medians(repeat: int, *runs: Callable[[], Awaitable[float]]) -> list[float]:
+    """Medians of runs that take turns, so that what else the machine does hits all of them."""
+    rounds = [[await run() for run in runs] for _ in range(repeat)]
+    return [statistics.median(column) for column in zip(*rounds, strict=True)]
+
+
+async def batching(bench: Bench) -> None:
+    engine = await started(bench, ["one"])
+    one = replace(bench, size=replace(bench.size, talks=3))
+    await throughput(engine, bench, clients=CLIENTS, names=["one"])  # warm up
+    single, many = await medians(
+        bench.size.repeat,
+        lambda: throughput(engine, one, clients=1, names=["one"]),
+        lambda: throughput(engine, bench, clients=CLIENTS, names=["one"]),
+    )
+    await engine.stop()
+    print(f"one client: {single:.1f} tokens/s; {CLIENTS} clients: {many:.1f}")
+    verdict(f"{CLIENTS} clients against one", many / single, 4, most=False)
+
+
+async def selection(bench: Bench) -> None:
+    model = SPTModel.from_base(bench.base, num_prompts=SELECTION_PROMPTS)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        adapter = AdapterLoader(bench.base).load(folder)
+    scoring: list[float] = []
+    whole: list[float] = []
+    for number in range(bench.size.selections):
+        talk = bench.dialogues[number % len(bench.dialogues)]
+        context = talk.context(len(talk.turns) - 1).answer("yes .").say(f"and what about number {number} ?")
+        begin = time.perf_counter()
+        ids = (adapter.model.encoder.encode_context(context).input_ids * 2)[:SELECTION_TOKENS]
+        encoded = time.perf_counter()
+        adapter.scores(ids)
+        scoring.append(time.perf_counter() - encoded)
+        whole.append(time.perf_counter() - begin)
+    p50, p99 = (1000 * statistics.quantiles(scoring, n=100)[p - 1] for p in (50, 99))
+    print(f"selection p99: {p99:.2f} ms; with encoding a new message p50: {1000 * statistics.median(whole):.2f} ms")
+    verdict("selection p50", p50, 1, most=True, unit=" ms")
+
+
+async def adapters(bench: Bench) -> None:
+    count = bench.size.adapters
+    engine = await started(bench, ["one"])
+    await throughput(engine, bench, clients=CLIENTS, names=["one"])  # warm up
+    before, begin = resident(), time.perf_counter()
+    names = [f"adapter-{number}" for number in range(count)]
+    for name in names:
+        await engine.adapters.add(name, bench.adapter)
+    print(f"{count} adapters loaded in {time.perf_counter() - begin:.0f} s", flush=True)
+    grown = (resident() - before) / count * 1000 / 1024
+    one, all_of_them = await medians(
+        bench.size.repeat,
+        lambda: throughput(engine, bench, clients=CLIENTS, names=["one"]),
+        lambda: throughput(engine, bench, clients=CLIENTS, names=names),
+    )
+    await engine.stop()
+    verdict("memory of 1,000 adapters", grown, 2, most=True, unit=" GB")
+    verdict(f"throughput of {count} adapters against one", all_of_them / one, 0.9, most=False)
+
+
+async def overload(bench: Bench) -> None:
+    engine = await started(bench, ["one"])
+
+    def request() -> ServingRequest:
+        return ServingRequest("one", bench.talk(next(_COUNTER)).context(0), bench.decoding)
+
+    async def latency() -> float:
+        begin = time.perf_counter()
+        await reply(engine, request())
+        return time.perf_counter() - begin
+
+    await latency()
+    usual = statistics.median([await latency() for _ in range(3)])
+    end = time.perf_counter() + bench.size.overload
+    counts = {"served": 0, "refused": 0, "failed": 0}
+
+    async def client() -> None:
+        while time.perf_counter() < end:
+            try:
+                await reply(engine, request())
+                counts["served"] += 1
+            except OverloadedError as refused:
+                counts["refused"] += 1
+                await asyncio.sleep(refused.retry_after)
+            except Exception as error:
+                counts["failed"] += 1
+                print(f"failed: {error}")
+
+    clients = [asyncio.create_task(client()) for _ in range(10 * CLIENTS)]
+    await asyncio.sleep(bench.size.overload / 3)
+    early = resident()
+    await asyncio.sleep(end - time.perf_counter() - 0.1)
+    late = resident()
+    for task in clients:
+        task.cancel()
+    await asyncio.gather(*clients, return_exceptions=True)
+    over = time.perf_counter()
+    while engine.load().waiting:
+        await asyncio.sleep(0.01)
+    after = await latency()
+    recovered = time.perf_counter() - over
+    print(f"{counts}; a single request took {usual:.2f} s before and {after:.2f} s afterwards")
+    verdict("errors other than refusals", counts["failed"], 0, most=True)
+    verdict("memory at the end against a third of the time", late / early, 1.05, most=True)
+    verdict("until a single request was answered again", recovered, 10 + usual, most=True, unit=" s")
+    verdict("its time against before", after / usual, 1.5, most=True)
+    await engine.stop()
+
+
+PARTS = {"batching": batching, "selection": selection, "adapters": adapters, "overload": overload}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--base", default="smollm2-135m")
+    parser.add_argument("--data", default="sample:train")
+    args = parser.parse_args()
+
+    base = load_base(args.base)
+    model = SPTModel.from_base(base)
+    model.encoder.learn_stop = False  # every reply has all its tokens
+    model.stops = ()
+    base.backbone.model.generation_config.eos_token_id = None
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(Path(folder) / "adapter")
+        size = QUICK if args.quick else Size()
+        dialogues = [talk for talk in load_dialogues(args.data) if len(talk.turns) >= size.turns]
+        bench = Bench(base, Path(folder) / "adapter", dialogues, size)
+        for name in args.only:
+            print(f"-- {name}", flush=True)
+            asyncio.run(PARTS[name](bench))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""`sptune serve`: an OpenAI-compatible server for adapters on one base model."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_origin
+
+import typer
+
+from sptune import __version__
+from sptune.errors import UsageError
+from sptune.server.settings import ServerSettings, base_name
+from sptune.server.sources import PREFIX, read_settings
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+    from sptune.engine.serving import ServingEngine
+    from sptune.server.records.store import Records
+
+EPILOG = f"""Examples:
+
+sptune serve runs/quickstart/adapter
+
+sptune serve sailor=runs/sailor/adapter baker=runs/baker/adapter --personas personas.yaml --record chats.db
+
+sptune serve runs/quickstart/adapter --host 0.0.0.0 --api-key-file keys.txt
+
+sptune serve --config serve.yaml --port 9000
+
+{PREFIX}PORT=9000 sptune serve --base smollm2-135m
+
+Every option is also a key of the --config file, with _ for -, and a variable such as {PREFIX}MAX_TOKENS.
+The command line comes before the environment, the environment before the file.
+"""
+
+_ADAPTERS = "Adapter folders (RUN/adapter) or hub ids, as PATH or NAME=PATH; `model` in a request is the NAME."
+_CONFIG = f"YAML file of settings; also {PREFIX}CONFIG."
+
+
+def _serve(*, config: Path | None = None, **options: Any) -> None:
+    """Serve adapters over HTTP, with OpenAI's protocol and a chat page. See docs/serve.md.
+
+    Without --api-key-file, only this machine can connect. Ctrl-C or SIGTERM lets open requests end, and stops.
+    """
+    from sptune.server.logs import start_logging
+    from sptune.server.run import listen, serve, url_of
+
+    given = {name: value for name, value in options.items() if value not in (None, [], ())}
+    settings = read_settings(given, config=config)
+    start_logging(settings.log_level)
+    listener = listen(settings)
+    with listener:
+        engine = make_engine(settings)
+        records = _open_records(settings)
+
+        def greet() -> None:
+            typer.echo(greeting(engine, settings, url_of(listener, settings)))
+
+        try:
+            asyncio.run(serve(engine, settings, listener=listener, records=records, started=greet))
+        finally:
+            if records is not None:
+                records.close()
+
+
+def make_engine(settings: ServerSettings) -> ServingEngine:
+    """The engine that the settings name, not started yet; its adapters are added once it is.
+
+    Raises:
+        UsageError: no such engine.
+        ModelError: the base model cannot be loaded.
+        AdapterError: the first adapter, which names the base model, cannot be read.
+    """
+    kind, colon, _ = settings.engine.partition(":")
+    if kind == "local" and not colon:
+        return _local_engine(settings)
+    if kind == "vllm":
+        raise UsageError(f"--engine: {settings.engine} is not there in sptune {__version__}; use --engine local")
+    raise UsageError(f"--engine: {settings.engine!r} is not one of local, vllm and vllm:http://HOST:PORT")
+
+
+def _local_engine(settings: ServerSettings) -> ServingEngine:
+    """transformers in this process."""
+    from sptune.engine.batching import BatchingEngine
+    from sptune.model.load import load_base
+
+    name, revision = base_of(settings)
+    return BatchingEngine(
+        load_base(name, revision=revision, dtype=settings.dtype, device=settings.device),
+        slots=settings.slots,
+        queue_limit=settings.queue,
+        places=settings.places,
+        prefill=settings.prefill,
+        adapter_limit=settings.max_loaded,
+    )
+
+
+def base_of(settings: ServerSettings) -> tuple[str, str | None]:
+    """The base model and its revision: as set, else as the first adapter says.
+
+    Raises:
+        AdapterError: the first adapter cannot be read.
+    """
+    from sptune.adapter import load_adapter
+    from sptune.model.hub import local_folder
+
+    if settings.base is not None:
+        return settings.base, None
+    base = load_adapter(local_folder(next(iter(settings.adapters.values())))).config.base
+    return base.id, base.revision
+
+
+def greeting(engine: ServingEngine, settings: ServerSettings, url: str) -> str:
+    """What is said once the server answers: where it is, what it serves, and who may use it."""
+    adapters = [engine.adapters.describe(name) for name in engine.adapters.names()]
+    lines = [f"sptune {__version__} serves {base_name(engine.base)} ({settings.engine} engine)"]
+    lines += [f"page      {url}/"] if settings.page else []
+    lines += [f"API       {url}/v1  (fields: {url}/docs)"]
+    lines += [f"adapter   {a.name}: {a.num_prompts} prompts of {a.prompt_length} virtual tokens" for a in adapters]
+    lines += [] if adapters else ["adapter   none, the bare model"]
+    if settings.api_key_file:
+        lines.append(f"key       one of {settings.api_key_file}, as Authorization: Bearer KEY")
+    elif settings.is_loopback:
+        lines.append("key       none: only this machine can connect")
+    else:
+        lines.append("key       none (--insecure): whoever can connect can use it")
+    lines += [f"records   {settings.record}"] if settings.record else []
+    return "\n".join([*lines, "Ctrl-C stops."])
+
+
+def _open_records(settings: ServerSettings) -> Records | None:
+    """The database of `--record`."""
+    from sptune.server.records.store import Records
+
+    if settings.record is None:
+        return None
+    return Records.open(settings.record, retention_days=settings.retention_days)
+
+
+def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+    """The option of a setting. Its range is checked with those of the environment and the file."""
+    if name == "adapters":
+        kind: Any = Annotated[list[str] | None, typer.Argument(metavar="[NAME=]ADAPTER", help=_ADAPTERS)]
+    else:
+        text = (field.description or "").replace("null", "nothing")
+        default = "" if field.default in (None, ()) else f" [{field.default}]"
+        flag = "--" + name.replace("_", "-")
+        names = (f"{flag}/--no-{flag[2:]}",) if field.annotation is bool else (flag,)
+        kind = Annotated[_kind(field.annotation), typer.Option(*names, help=f"{text}.{default}")]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+
+
+def _kind(annotation: Any) -> Any:
+    """What the command line reads for a setting's type; nothing where the option is not given."""
+    return list[str] | None if get_origin(annotation) is tuple else annotation | None
+
+
+def _command() -> Callable[..., None]:
+    """`_serve` with an option for every setting: they are declared once, in `ServerSettings`."""
+
+    def serve(**options: Any) -> None:
+        _serve(**options)
+
+    file = Annotated[Path | None, typer.Option(metavar="FILE", help=_CONFIG)]
+    config = inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=file)
+    settings = [_parameter(name, field) for name, field in ServerSettings.model_fields.items()]
+    serve.__doc__ = _serve.__doc__
+    serve.__signature__ = inspect.Signature([settings[0], config, *settings[1:]])  # type: ignore[attr-defined]
+    serve.epilog = EPILOG  # type: ignore[attr-defined]
+    return serve
+
+
+serve = _command()

@@ -1,0 +1,1 @@
+"""Continuous batching: replies of any adapter and prompt that advance together, one token a step."""

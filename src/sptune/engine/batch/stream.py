@@ -1,0 +1,106 @@
+"""A reply on its way from the worker to whoever asked for it; see `sptune.engine.serving.Stream`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING
+
+from sptune.engine.serving import Piece
+
+if TYPE_CHECKING:
+    from sptune.engine.batch.worker import Job, News
+    from sptune.engine.prepared import Prepared
+    from sptune.model.selection import Selection
+
+
+class BatchStream:
+    """Lives in the event loop's thread.
+
+    Args:
+        bare: no adapter was named, so that there is no selection to tell of.
+        leave: called once, when nothing more will come of the request.
+
+    Attributes:
+        preparing: encodes the request and chooses its prompt.
+        job: what the worker has of it, once it is prepared.
+    """
+
+    def __init__(self, *, bare: bool, leave: Callable[[BatchStream], None]) -> None:
+        self.preparing: asyncio.Task[None] | None = None
+        self.job: Job | None = None
+        self._bare = bare
+        self._leave = leave
+        self._prepared: Prepared | None = None
+        self._pieces: deque[Piece] = deque()
+        self._error: Exception | None = None
+        self._news = asyncio.Event()
+        self._begun = asyncio.Event()
+        self._ended = False
+
+    @property
+    def selection(self) -> Selection | None:
+        """See `Stream.selection`."""
+        return None if self._bare or self._prepared is None else self._prepared.selection
+
+    @property
+    def selection_seconds(self) -> float:
+        """See `Stream.selection_seconds`."""
+        return 0.0 if self._bare or self._prepared is None else self._prepared.selection_seconds
+
+    @property
+    def prompt_tokens(self) -> int:
+        """See `Stream.prompt_tokens`."""
+        return 0 if self._prepared is None else self._prepared.prompt_tokens
+
+    async def started(self) -> None:
+        """See `Stream.started`."""
+        await self._begun.wait()
+        if self._prepared is None and self._error is not None:
+            raise self._error
+
+    def __aiter__(self) -> AsyncIterator[Piece]:
+        return self
+
+    async def __anext__(self) -> Piece:
+        """See `Stream.__anext__`."""
+        while not self._pieces:
+            if self._error is not None:
+                raise self._error
+            if self._ended:
+                raise StopAsyncIteration
+            self._news.clear()
+            await self._news.wait()
+        return self._pieces.popleft()
+
+    async def aclose(self) -> None:
+        """See `Stream.aclose`."""
+        if self._ended:
+            return
+        if self.preparing is not None:
+            self.preparing.cancel()
+        if self.job is None:
+            self.receive(None)
+        else:
+            self.job.closed = True  # the worker lets it go before the next token, and says so
+
+    def begin(self, prepared: Prepared) -> None:
+        """The request is prepared."""
+        self._prepared = prepared
+        self._begun.set()
+
+    def receive(self, news: News | Exception) -> None:
+        """Take what the worker says, or why the request could not be prepared."""
+        if self._ended:
+            return
+        if isinstance(news, Piece):
+            self._pieces.append(news)
+            self._ended = news.finish is not None
+        else:
+            self._error = news
+            self._ended = True
+        self._news.set()
+        if self._ended:
+            self._begun.set()
+            self._leave(self)

@@ -1,0 +1,150 @@
+"""A request made ready for a model: its tokens, the prompt that speaks, and what ends the reply."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sptune.errors import DataError, UsageError
+from sptune.model.generate import check_window, said_in
+from sptune.model.prefix import prompted
+from sptune.model.selection import Selection, select, stay
+from sptune.model.streams import Tokens, end_tokens
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sptune.engine.loaded_adapter import LoadedAdapter
+    from sptune.engine.serving import ServingRequest
+    from sptune.model.generate import Decoding
+    from sptune.model.spt import SPTModel
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request that a model can run.
+
+    Attributes:
+        model: that answers; many share one base.
+        ids: the context's tokens.
+        selection: the prompt that speaks, and all scores.
+        selection_seconds: how long scoring took.
+        decoding: how tokens are chosen.
+        stops: texts that end the reply.
+        ends: tokens that end the reply.
+        said: tokens of the speaker's earlier responses, for `no_repeat_history_ngram`.
+        raw: a text is continued, so that white space counts.
+        logprobs: how many alternatives are wanted beside each token's log-probability; None where not even that.
+    """
+
+    model: SPTModel
+    ids: Tokens
+    selection: Selection
+    selection_seconds: float
+    decoding: Decoding
+    stops: tuple[str, ...]
+    ends: Tokens
+    said: tuple[Tokens, ...]
+    raw: bool
+    logprobs: int | None
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Virtual tokens and context tokens."""
+        return self.model.prompts.length + len(self.ids)
+
+    @property
+    def places(self) -> int:
+        """The most tokens of prompt, context and reply together."""
+        return self.prompt_tokens + self.decoding.max_new_tokens
+
+    def embeddings(self) -> Tensor:
+        """(L + T, D) the prompt that speaks and the context, as the model reads them."""
+        return prompted(self.model, self.ids, prompt=self.selection.prompt)
+
+
+def prepare(request: ServingRequest, adapter: LoadedAdapter, *, places: int | None = None) -> Prepared:
+    """Encode a request and choose its prompt.
+
+    Args:
+        request: what is asked for.
+        adapter: the adapter it names, or the bare base model.
+        places: the most tokens of prompt, context and reply that the engine holds for one request; None where it sets no limit.
+
+    Raises:
+        UsageError: decoding that is not served, no such prompt, or a reply that does not fit the window.
+        DataError: an empty text, or a context that does not fit the window.
+    """
+    _refuse(request.decoding)
+    model, ids = adapter.model, _encoded(request, adapter)
+    check_window(model, len(ids), request.decoding.max_new_tokens)
+    before = time.perf_counter()
+    selection = choose(request, adapter, ids)
+    prepared = Prepared(
+        model=model,
+        ids=ids,
+        selection=selection,
+        selection_seconds=time.perf_counter() - before,
+        decoding=request.decoding,
+        stops=(*(model.stops if request.context else ()), *request.stop),
+        ends=end_tokens(model),
+        said=tuple(said_in(model, request.context)) if request.context else (),
+        raw=request.context is None,
+        logprobs=request.logprobs,
+    )
+    if places is not None and prepared.places > places:
+        raise UsageError(
+            f"max_new_tokens: prompt, context and {request.decoding.max_new_tokens} new tokens need {prepared.places} places, this server "
+            f"holds {places} for a request; lower max_new_tokens or shorten the conversation"
+        )
+    return prepared
+
+
+def selected(request: ServingRequest, adapter: LoadedAdapter) -> Selection:
+    """The prompt that a request would be answered with.
+
+    Raises:
+        UsageError: no such prompt.
+        DataError: an empty text, or a context that does not fit the window.
+    """
+    return choose(request, adapter, _encoded(request, adapter))
+
+
+def choose(request: ServingRequest, adapter: LoadedAdapter, ids: Tokens) -> Selection:
+    """The prompt that answers a request of these tokens: the forced one, else the best, unless the turn before's is kept.
+
+    Raises:
+        UsageError: no such prompt.
+    """
+    scores = adapter.scores(ids)
+    [chosen] = select(scores, prompt=request.prompt)
+    if request.prompt is not None or request.previous is None:
+        return chosen
+    [before] = select(scores, prompt=request.previous)
+    return stay(before, chosen, threshold=request.threshold)
+
+
+def _encoded(request: ServingRequest, adapter: LoadedAdapter) -> Tokens:
+    if request.context is None:
+        return _text_ids(adapter.model, request.text or "")
+    return adapter.model.encoder.encode_context(request.context).input_ids
+
+
+def _refuse(decoding: Decoding) -> None:
+    """Refuse decoding that cannot advance one token a step with others."""
+    if decoding.num_beams > 1:
+        raise UsageError(f"num_beams: {decoding.num_beams} beams are not served; use num_beams=1")
+    if decoding.kind != "top1":
+        raise UsageError(f"kind: {decoding.kind!r} is not served; one prompt speaks (top1)")
+
+
+def _text_ids(model: SPTModel, text: str) -> Tokens:
+    """Tokens of a text to be continued; what the tokenizer would put behind a finished text (`add_eos_token`) is left out."""
+    if not text:
+        raise DataError("text: empty; give the beginning of what is to be continued")
+    tokenizer: Any = model.encoder.tokenizer
+    plain = tokenizer.encode(text, add_special_tokens=False)
+    whole = tokenizer.encode(text)
+    start = next((i for i in range(len(whole) - len(plain) + 1) if whole[i : i + len(plain)] == plain), 0)
+    return (*whole[:start], *plain)

@@ -1,0 +1,16 @@
+"""How the routes' answers are described in the OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sptune.server.schemas.answers import ErrorBody
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorBody, "description": "The request cannot be answered."},
+    "5XX": {"model": ErrorBody, "description": "The server cannot answer now."},
+}
+EVENTS: dict[str, Any] = {
+    "description": "The answer; with `stream`, server-sent events of chunks, ended by `[DONE]`.",
+    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+}
