@@ -37,7 +37,9 @@ _BAR_FROM = 8_000_000  # bytes: smaller files are read before a bar could be see
 Source = Annotated[
     str, typer.Argument(metavar="FILE", help="A dialogue file, `sample[:train|validation|test]`, or `hub:owner/name`.")
 ]
-Format = Annotated[str, typer.Option(help="auto, convai2, messages, sharegpt, personachat, xpersona, msc, synthetic or hub.")]
+Format = Annotated[
+    str, typer.Option(help="auto, convai2, messages, sharegpt, personachat, xpersona, msc, synthetic or hub.")
+]
 Persona = Annotated[
     str, typer.Option(help="Whose persona to keep: self (who responds), other (the user), both or none.")
 ]
