@@ -300,7 +300,7 @@ def count_truncation(encoder: DialogueEncoder, dialogues: Sequence[Dialogue]) ->
     truncated = too_long = 0
     for dialogue in dialogues:
         for n, turn in enumerate(dialogue.turns):
-            if turn.response is None:
+            if turn.response is None or not turn.learn:
                 continue
             try:
                 tokens = encoder.encode_context(dialogue.context(n))
@@ -312,7 +312,5 @@ def count_truncation(encoder: DialogueEncoder, dialogues: Sequence[Dialogue]) ->
             responses.append(response)
             truncated += tokens.dropped_turns > 0
             too_long += encoder.window is not None and encoder.prompt_length + contexts[-1] + response > encoder.window
-    turns = (
-        len(contexts) if not too_long else sum(turn.response is not None for talk in dialogues for turn in talk.turns)
-    )
-    return TruncationReport(turns, truncated, too_long, summary(contexts), summary(responses))
+    examples = sum(turn.response is not None and turn.learn for talk in dialogues for turn in talk.turns)
+    return TruncationReport(examples, truncated, too_long, summary(contexts), summary(responses))

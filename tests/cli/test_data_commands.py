@@ -95,6 +95,18 @@ def test_check_of_a_clean_file(talks: str) -> None:
     assert result.output.splitlines()[-1] == "no problems"
 
 
+def test_responses_that_are_only_history_are_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "talks.jsonl"
+    said = [("user", "hi", 1), ("assistant", "hello", 0), ("user", "and ?", 1), ("assistant", "i sew", 1)]
+    messages = [{"role": role, "content": text, "weight": weight} for role, text, weight in said]
+    path.write_text(json.dumps({"persona": ["i sew ."], "messages": messages}) + "\n")
+    checked = RUN.invoke(data.app, ["check", str(path)]).output
+    assert (
+        "1 dialogues, 1 turns (0 with candidates), 1 different personas, 1 responses that are only history" in checked
+    )
+    assert "history: hello" in RUN.invoke(data.app, ["show", str(path)]).output.splitlines()
+
+
 def test_check_lists_every_problem_and_exits_with_4(flawed: str) -> None:
     result = RUN.invoke(data.app, ["check", flawed])
     assert result.exit_code == 4

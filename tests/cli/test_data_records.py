@@ -39,9 +39,15 @@ def chats(tmp_path: Path) -> Path:
 
 
 def said(path: Path) -> list[list[str]]:
-    """The texts of each dialogue in a file."""
+    """The texts of each dialogue in a file; in brackets what is only history."""
     records = [json.loads(line) for line in path.read_text().splitlines()]
-    return [[message["content"] for message in record["messages"]] for record in records]
+    return [
+        [
+            message["content"] if message.get("weight", 1) else f"({message['content']})"
+            for message in record["messages"]
+        ]
+        for record in records
+    ]
 
 
 def test_liked_replies_are_written_and_the_rest_is_reported(
@@ -52,12 +58,10 @@ def test_liked_replies_are_written_and_the_rest_is_reported(
     assert capsys.readouterr().out.splitlines() == [
         f"{chats}: 6 replies, 4 liked, 1 disliked, 1 not rated",
         "left out: 1 liked, cut off before its end, and training would learn to stop there (--include-cut takes them)",
-        "left out: 1 liked, its history holds replies that are not taken, and training would learn them too",
-        f"{output}: 1 dialogues with 2 liked replies written",
+        f"{output}: 2 dialogues with 3 liked replies and 1 others as history written",
     ]
-    [record] = [json.loads(line) for line in output.read_text().splitlines()]
-    assert record["persona"] == ["I keep bees.", "I fear geese."]
-    assert said(output) == [["Hi!", "Hello.", "And?", "Bees."]]
+    assert json.loads(output.read_text().splitlines()[0])["persona"] == ["I keep bees.", "I fear geese."]
+    assert said(output) == [["Hi!", "Hello.", "And?", "Bees."], ["Ahoy!", "(Arr.)", "Rum?", "Aye."]]
     assert "ann" not in output.read_text()
 
 
@@ -80,8 +84,9 @@ def test_the_file_is_clean_and_can_be_trained_on(
 @pytest.mark.parametrize(
     ("options", "replies", "talks"),
     [
-        ([], 6, [["Hi!", "Hello.", "And?", "Bees."]]),
-        (["--include-cut"], 6, [["Hi!", "Hello.", "And?", "Bees."], ["Tell me!", "Once upon"]]),
+        (["--adapter", "bees"], 4, [["Hi!", "Hello.", "And?", "Bees."]]),
+        (["--adapter", "pirate"], 2, [["Ahoy!", "(Arr.)", "Rum?", "Aye."]]),
+        (["--since", "2026-11-02"], 5, [["Hi!", "(Hello.)", "And?", "Bees."], ["Ahoy!", "(Arr.)", "Rum?", "Aye."]]),
         (["--adapter", "bees", "--include-cut", "--since", "2026-11-04"], 1, [["Tell me!", "Once upon"]]),
         (["--since", "2026-11-06T11:59:00", "--include-cut"], 1, [["Tell me!", "Once upon"]]),
     ],
@@ -125,11 +130,19 @@ def test_a_dry_run_reports_the_same_and_writes_nothing(
     assert not output.exists()
     run_cli(monkeypatch, "data", "from-records", chats, "--output", output)
     assert capsys.readouterr().out.splitlines()[:-1] == dry[:-1]
-    assert dry[-1] == "1 dialogues with 2 liked replies to write"
+    assert dry[-1] == "2 dialogues with 3 liked replies and 1 others as history to write"
     assert run_cli(monkeypatch, "data", "from-records", chats, "--dry-run", "--json") == 0
     report = json.loads(capsys.readouterr().out)
-    assert sum(report.pop("left_out").values()) == 2
-    assert report == {"replies": 6, "liked": 4, "disliked": 1, "dialogues": 1, "responses": 2, "written": None}
+    assert sum(report.pop("left_out").values()) == 1
+    assert report == {
+        "replies": 6,
+        "liked": 4,
+        "disliked": 1,
+        "dialogues": 2,
+        "responses": 3,
+        "history": 1,
+        "written": None,
+    }
 
 
 @pytest.mark.parametrize(
@@ -140,7 +153,11 @@ def test_a_dry_run_reports_the_same_and_writes_nothing(
         (["--output", "taken"], 2, "taken exists; use --force to replace it"),
         (["--output", "no/folder"], 8, "no/folder cannot be written: No such file or directory"),
         (["--dry-run", "--adapter", "geese"], 4, "chats.db: no reply of 'geese'; it holds replies of bees, pirate"),
-        (["--output", "new", "--adapter", "pirate"], 4, "chats.db: no liked reply to train on, so nothing was written"),
+        (
+            ["--output", "new", "--since", "2026-11-06"],
+            4,
+            "chats.db: no liked reply to train on, so nothing was written",
+        ),
         (["--dry-run", "--adapter", "pirate"], 0, ""),
     ],
 )

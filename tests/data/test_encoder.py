@@ -199,6 +199,24 @@ def test_turns_without_a_response_are_read_from_no_sequence(tiny_tokenizer):
     assert "None" not in tiny_tokenizer.decode(sequence.input_ids)
 
 
+@pytest.mark.parametrize("template", ["paper", "chat", "jinja"])
+@pytest.mark.parametrize("kind", ["plain", "marking"])
+@pytest.mark.parametrize("history", [{0}, {1}, {0, 2}, {0, 1, 2}])
+def test_a_response_that_is_only_history_is_read_but_not_learned(kind, template, history):
+    encoder = make_encoder(tokenizer_of(kind), template)
+
+    def examples(dialogue: Dialogue) -> dict[int, tuple[tuple[int, ...], tuple[int, ...]]]:
+        return {
+            span.turn: (sequence.input_ids[: span.context_length], sequence.input_ids[: span.response_end])
+            for sequence in encoder.encode(dialogue)
+            for span in sequence.spans
+        }
+
+    turns = tuple(replace(turn, learn=n not in history) for n, turn in enumerate(SAILOR.turns))
+    everything = examples(SAILOR)
+    assert examples(replace(SAILOR, turns=turns)) == {n: everything[n] for n in everything if n not in history}
+
+
 def test_a_dialogue_with_nothing_to_learn_is_refused(tiny_tokenizer):
     encoder = make_encoder(tiny_tokenizer)
     with pytest.raises(DataError, match="'void' has no turns"):

@@ -108,6 +108,32 @@ def test_messages_of_one_speaker_are_joined_with_a_warning(reading: Reader) -> N
     assert len(result.dialogues[0].turns) == 2
 
 
+def test_a_weight_of_0_makes_a_response_history(reading: Reader) -> None:
+    messages = [
+        {"role": "user", "content": "a", "weight": 0},
+        {"role": "assistant", "content": "A", "weight": 0},
+        {"role": "user", "content": "b"},
+        {"role": "assistant", "content": "B", "weight": 1},
+        {"role": "user", "content": "c"},
+        {"role": "assistant", "content": "C", "weight": None},
+        {"role": "user", "content": "d"},
+        {"role": "assistant", "content": "D"},
+        {"role": "assistant", "content": "DD", "weight": 0},
+    ]
+    result = reading({"messages": messages})
+    assert [turn.learn for turn in result.dialogues[0].turns] == [False, True, True, False]
+    assert not result.errors
+
+
+@pytest.mark.parametrize(
+    ("weight", "shown"), [(2, "2"), (0.5, "0.5"), (-1, "-1"), ("1", "a string"), ([0], "an array")]
+)
+def test_any_other_weight_is_refused(reading: Reader, weight: object, shown: str) -> None:
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "A", "weight": weight}]
+    [problem] = reading({"messages": messages}).problems
+    assert (problem.code, problem.message) == ("wrong-type", f"messages[1].weight is {shown}, not 0 or 1")
+
+
 def test_a_last_user_message_is_dropped_with_a_warning(reading: Reader) -> None:
     result = reading(talk(messages=said("hi", "hello", "deep ?")))
     assert found(result) == [(1, "trailing-user")]

@@ -63,6 +63,15 @@ def test_json_gives_back_what_was_written(
     assert not result.errors
 
 
+@pytest.mark.parametrize("format", ["messages", "sharegpt"])
+def test_json_keeps_what_is_only_history(tmp_path: Path, format: str) -> None:
+    talk = Dialogue("a", (), (Turn("hi", "hello", learn=False), Turn("and ?", "i sew")))
+    save_dialogues([talk], tmp_path / "out.jsonl", format=format)
+    assert unplaced(read(tmp_path / "out.jsonl").dialogues) == [talk]
+    with pytest.raises(DataError, match=r"'a' has a response that is only history \(weight 0\).*write messages or"):
+        save_dialogues([talk], tmp_path / "out.txt", format="convai2")
+
+
 @given(files)
 def test_parlai_text_gives_back_what_was_written_or_refuses(
     tmp_path_factory: pytest.TempPathFactory, talks: list[Dialogue]

@@ -65,7 +65,7 @@ class Shelf:
             Example(talk, n)
             for talk in self.dialogues
             for n, turn in enumerate(talk.turns)
-            if turn.user and turn.response
+            if turn.user and turn.response and turn.learn
         )
         if not self.examples:
             raise RecipeError("examples: no training dialogue has a message with a response; give other data.train")

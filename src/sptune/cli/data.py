@@ -153,7 +153,7 @@ def _rows(talk: Dialogue) -> Iterator[tuple[str, str]]:
     yield from (("partner", sentence) for sentence in talk.partner_persona)
     for turn in talk.turns:
         yield "user", turn.user or "(silent)"
-        yield "response", turn.response or ""
+        yield "response" if turn.learn else "history", turn.response or ""
         if turn.candidates:
             yield "candidates", str(len(turn.candidates))
 
@@ -163,7 +163,14 @@ def _panel(talk: Dialogue) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    styles = {"persona": "cyan", "partner": "magenta", "user": "bold", "response": "green", "candidates": "dim"}
+    styles = {
+        "persona": "cyan",
+        "partner": "magenta",
+        "user": "bold",
+        "response": "green",
+        "history": "dim",
+        "candidates": "dim",
+    }
     grid = Table.grid(padding=(0, 1))
     grid.add_column(justify="right", style="dim", no_wrap=True)
     for who, said in list(_rows(talk))[1:]:
@@ -190,6 +197,7 @@ def _as_text(file: str, result: ReadResult, report: CheckReport, truncation: Any
     lines.append(
         f"{file}: {report.format}, {report.dialogues} dialogues, {report.turns} turns "
         f"({report.turns_with_candidates} with candidates), {report.personas} different personas"
+        + (f", {report.history_turns} responses that are only history" if report.history_turns else "")
     )
     lengths = {
         "persona sentences": report.persona_sentences,

@@ -83,7 +83,9 @@ def _as_text(records: Path, replies: int, found: LikedDialogues, written: Path |
     for reason, count in sorted(found.left_out.items(), key=lambda item: -item[1]):
         yield f"left out: {count} liked, {reason}{' (--include-cut takes them)' if reason == CUT else ''}"
     verb = f"{written}: {{}} written" if written else "{} to write"
-    yield verb.format(f"{len(found.dialogues)} dialogues with {found.responses} liked replies")
+    yield verb.format(
+        f"{len(found.dialogues)} dialogues with {found.responses} liked replies and {found.history} others as history"
+    )
 
 
 def _as_json(replies: int, found: LikedDialogues, written: Path | None) -> str:

@@ -17,7 +17,8 @@ class CheckReport:
         format: as read.
         dialogues: without error.
         skipped: dialogues with an error.
-        turns: with a response, so training examples.
+        turns: with a response to learn, so training examples.
+        history_turns: with a response that is only history (weight 0).
         personas: that differ.
         turns_with_candidates: turns that can be ranked.
         errors: number of problems that leave a dialogue out.
@@ -34,6 +35,7 @@ class CheckReport:
     dialogues: int
     skipped: int
     turns: int
+    history_turns: int
     personas: int
     turns_with_candidates: int
     errors: int
@@ -50,13 +52,15 @@ def check(result: ReadResult) -> CheckReport:
     """Counts and lengths of what was read."""
     talks = result.dialogues
     turns = [turn for talk in talks for turn in talk.turns]
+    examples = sum(turn.learn for turn in turns)
     ranked = [len(turn.candidates) for turn in turns if turn.candidates]
     errors = len(result.errors)
     return CheckReport(
         format=result.format,
         dialogues=len(talks),
         skipped=result.skipped,
-        turns=len(turns),
+        turns=examples,
+        history_turns=len(turns) - examples,
         personas=len({talk.persona for talk in talks if talk.persona}),
         turns_with_candidates=len(ranked),
         errors=errors,

@@ -179,6 +179,8 @@ _ADVICE = "the ParlAI text format cannot hold that; write messages or sharegpt i
 def _row(turn: Turn, talk: Dialogue) -> str:
     if turn.response is None:
         raise DataError(f"dialogue {talk.id!r} has a turn without response: {_ADVICE}")
+    if not turn.learn:
+        raise DataError(f"dialogue {talk.id!r} has a response that is only history (weight 0): {_ADVICE}")
     user = _field(turn.user, talk) if turn.user else SILENCE
     if user.startswith((YOURS, PARTNERS)):
         raise DataError(f"dialogue {talk.id!r}: the user's text {shown(user)} reads like a persona line: {_ADVICE}")

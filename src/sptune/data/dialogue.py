@@ -15,12 +15,14 @@ class Turn:
         response: the persona's answer, or None where it is still to be generated.
         candidates: answers to rank, the gold response among them; empty where the data has none.
         line: line of the source file that holds the response, counted from 1, for error messages.
+        learn: whether the response is an example, to learn from and to measure; False: it is only history of later turns.
     """
 
     user: str
     response: str | None = None
     candidates: tuple[str, ...] = ()
     line: int | None = None
+    learn: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,8 @@ def to_messages(dialogue: Dialogue) -> dict[str, Any]:
             message: dict[str, Any] = {"role": "assistant", "content": turn.response}
             if turn.candidates:
                 message["candidates"] = list(turn.candidates)
+            if not turn.learn:
+                message["weight"] = 0
             messages.append(message)
     record: dict[str, Any] = {"id": dialogue.id, "persona": list(dialogue.persona), "messages": messages}
     if dialogue.partner_persona:

@@ -85,7 +85,7 @@ def _report_duplicates(drafts: list[Draft], report: Report) -> None:
     first: dict[object, Draft] = {}
     for draft in drafts:
         talk = draft.dialogue
-        said = tuple((turn.user, turn.response) for turn in talk.turns)
+        said = tuple((turn.user, turn.response, turn.learn) for turn in talk.turns)
         earlier = first.setdefault((talk.persona, talk.partner_persona, said), draft)
         if earlier is not draft:
             report.add(draft.line, "duplicate-dialogue", f"the same dialogue as the one at line {earlier.line}")

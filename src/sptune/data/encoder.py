@@ -107,7 +107,7 @@ class DialogueEncoder:
         return room - self.prompt_length - self.reserve
 
     def encode(self, dialogue: Dialogue) -> tuple[TokenSequence, ...]:
-        """All turns of `dialogue` that have a response, in as few sequences as equality with one sequence per turn allows.
+        """All turns of `dialogue` that have a response to learn, in as few sequences as equality with one sequence per turn allows.
 
         Args:
             dialogue: with at least one turn.
@@ -126,7 +126,7 @@ class DialogueEncoder:
         start = 0
         for n, turn in enumerate(dialogue_text.turns):
             context, start = self._fit(dialogue_text, start, n)
-            if turn.response is None:
+            if turn.response is None or not turn.learn:
                 continue
             if spans and context[: len(ids)] != ids:
                 sequences.append(TokenSequence(dialogue, ids, tuple(spans)))
@@ -216,7 +216,9 @@ class DialogueEncoder:
     def clean(self, dialogue: Dialogue) -> Dialogue:
         """`dialogue` with every text as it is tokenised: stripped, and without special tokens."""
         turns = tuple(
-            Turn(self._plain(turn.user), None if turn.response is None else self._plain(turn.response))
+            Turn(
+                self._plain(turn.user), None if turn.response is None else self._plain(turn.response), learn=turn.learn
+            )
             for turn in dialogue.turns
         )
         return replace(dialogue, persona=tuple(map(self._plain, dialogue.persona)), turns=turns)

@@ -56,6 +56,7 @@ class _Message:
     text: str
     candidates: tuple[str, ...]
     place: str
+    learn: bool = True
 
 
 @dataclass
@@ -137,6 +138,7 @@ class _Reading:
         role = self.form.roles.get(name) if isinstance(name, str) else None
         text = self._text(item[self.form.text], f"{place}.{self.form.text}")
         candidates = self._candidates(item.get("candidates"), f"{place}.candidates")
+        learn = self._learn(item.get("weight"), f"{place}.weight")
         if role is None:
             bad = shown(name) if isinstance(name, str) else kind_of(name)
             known = ", ".join(self.form.roles)
@@ -144,7 +146,14 @@ class _Reading:
         elif role == "system" and any(message.role != "system" for message in self._messages):
             self.fault("late-persona", f"{place} is a system message after the first turn")
         else:
-            self._messages.append(_Message(role, text, candidates, place))
+            self._messages.append(_Message(role, text, candidates, place, learn))
+
+    def _learn(self, value: object, place: str) -> bool:
+        """Whether a message is an example: `weight` as OpenAI's fine-tuning files have it, 1 (or absent) or 0."""
+        if value is not None and value not in (0, 1):
+            bad = repr(value)[:20] if isinstance(value, int | float) else kind_of(value)
+            self.fault("wrong-type", f"{place} is {bad}, not 0 or 1")
+        return value != 0
 
     def _candidates(self, value: object, place: str) -> tuple[str, ...]:
         if value is None:
@@ -192,7 +201,7 @@ class _Reading:
             if talk and talk[-1].role == message.role:
                 self.fault("not-alternating", f"{message.place} is the second message of {message.role!r} in a row")
                 joined = f"{talk[-1].text} {message.text}".strip()
-                talk[-1] = _Message(message.role, joined, (), talk[-1].place)
+                talk[-1] = _Message(message.role, joined, (), talk[-1].place, talk[-1].learn and message.learn)
             else:
                 talk.append(message)
         return talk
@@ -207,7 +216,7 @@ class _Reading:
             )
         if "\n" in message.text:
             self.fault("newline-in-response", f"a newline in {message.place}: {shown(message.text)}")
-        return Turn(user, message.text, message.candidates, self.line)
+        return Turn(user, message.text, message.candidates, self.line, message.learn)
 
 
 def split_sentences(text: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from recorded import BEES, context
 from sptune.data.dialogue import Dialogue, Turn
 from sptune.data.load import read
 from sptune.data.save import save_dialogues
-from sptune.server.records.liked import CUT, DISPUTED, REPEATED, UNLIKED_HISTORY, LikedDialogues, liked_dialogues
+from sptune.server.records.liked import CUT, DISPUTED, REPEATED, LikedDialogues, liked_dialogues
 from sptune.server.records.record import RatedReply
 
 
@@ -24,10 +24,15 @@ def talks(found: LikedDialogues) -> list[list[str]]:
     return [[text for turn in talk.turns for text in (turn.user, turn.response)] for talk in found.dialogues]
 
 
+def marks(found: LikedDialogues) -> list[list[bool]]:
+    """Which responses are to be learned."""
+    return [[turn.learn for turn in talk.turns] for talk in found.dialogues]
+
+
 def test_a_liked_reply_becomes_a_dialogue_of_persona_message_and_reply() -> None:
     found = liked_dialogues([rated("c1", "Hi!", "Hello."), rated("c2", "Who?", "Me.", rating=-1)])
     assert found == LikedDialogues(
-        (Dialogue("c1", BEES, (Turn("Hi!", "Hello."),)),), responses=1, liked=1, disliked=1, left_out={}
+        (Dialogue("c1", BEES, (Turn("Hi!", "Hello."),)),), responses=1, history=0, liked=1, disliked=1, left_out={}
     )
 
 
@@ -42,19 +47,21 @@ def test_liked_replies_of_one_talk_become_one_dialogue() -> None:
 def test_talks_that_part_ways_become_two_dialogues() -> None:
     found = liked_dialogues([rated("c1", "a", "A"), rated("c2", "a", "A", "b", "B"), rated("c3", "a", "A", "x", "X")])
     assert talks(found) == [["a", "A", "b", "B"], ["a", "A", "x", "X"]]
-    assert found.responses == 3
+    assert marks(found) == [[True, True], [False, True]], "what both begin with is learned once"
+    assert (found.responses, found.history) == (3, 1)
 
 
 def test_another_persona_makes_another_talk() -> None:
     found = liked_dialogues([rated("c1", "a", "A"), rated("c2", "a", "A", "b", "B", persona=("I sail.",))])
-    assert talks(found) == [["a", "A"]]
-    assert found.left_out == {UNLIKED_HISTORY: 1}
+    assert talks(found) == [["a", "A"], ["a", "A", "b", "B"]]
+    assert marks(found) == [[True], [False, True]]
 
 
-def test_a_reply_after_one_that_was_not_liked_is_left_out_and_the_others_stay() -> None:
+def test_a_reply_that_was_not_liked_is_only_history() -> None:
     found = liked_dialogues([rated("c1", "a", "A"), rated("c3", "a", "A", "b", "B", "c", "C")])
-    assert talks(found) == [["a", "A"]]
-    assert (found.responses, found.left_out) == (1, {UNLIKED_HISTORY: 1})
+    assert talks(found) == [["a", "A", "b", "B", "c", "C"]]
+    assert marks(found) == [[True, False, True]]
+    assert (found.responses, found.history, found.left_out) == (2, 1, {})
 
 
 def test_replies_that_were_cut_off_are_taken_only_when_asked_for() -> None:
@@ -90,7 +97,7 @@ def test_what_a_training_file_cannot_hold_is_tidied_or_left_out() -> None:
 
 
 def test_nothing_liked_gives_nothing() -> None:
-    assert liked_dialogues([]) == LikedDialogues((), 0, 0, 0, {})
+    assert liked_dialogues([]) == LikedDialogues((), 0, 0, 0, 0, {})
 
 
 words = st.sampled_from(["a", "b"])
@@ -106,8 +113,9 @@ replies = st.builds(
 
 
 def examples(talk: Dialogue) -> list[tuple[object, ...]]:
-    """What training learns from a dialogue: each response, given all that stands before it."""
-    return [(talk.persona, talk.turns[: n + 1]) for n in range(len(talk.turns))]
+    """What training learns from a dialogue: each response that is not only history, given all that stands before it."""
+    said = tuple(replace(turn, line=None, learn=True) for turn in talk.turns)
+    return [(talk.persona, said[: n + 1]) for n, turn in enumerate(talk.turns) if turn.learn]
 
 
 @settings(deadline=None)  # it writes a file
@@ -125,18 +133,14 @@ def test_training_learns_what_was_liked_in_its_context_and_nothing_else(
         for reply in given_replies
         if reply.rating > 0 and reply.finish == "stop" and votes[reply.dialogue.persona, reply.dialogue.turns] > 0
     }
-    wanted = {(who, said) for who, said in liked if all((who, said[:n]) in liked for n in range(1, len(said)))}
     if found.dialogues:
         path = tmp_path_factory.getbasetemp() / "liked.jsonl"
         save_dialogues(found.dialogues, path, force=True)
         result = read(path)
         assert {problem.code for problem in result.problems} <= {"duplicate-id", "no-persona"}
-        learned = [example for talk in result.dialogues for example in examples(unplaced(talk))]
-        assert set(learned) == wanted
-    assert found.responses == len(wanted)
+        learned = [example for talk in result.dialogues for example in examples(talk)]
+        assert len(learned) == len(set(learned))
+        assert set(learned) == liked
+    assert found.responses == len(liked)
     assert found.responses + sum(found.left_out.values()) == found.liked
     assert found.liked + found.disliked == len(given_replies)
-
-
-def unplaced(talk: Dialogue) -> Dialogue:
-    return replace(talk, turns=tuple(replace(turn, line=None) for turn in talk.turns))

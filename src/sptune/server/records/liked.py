@@ -15,7 +15,6 @@ from sptune.server.records.record import RatedReply
 CUT = "cut off before its end, and training would learn to stop there"
 DISPUTED = "disliked as often as liked"
 REPEATED = "the same reply in the same context as another liked one"
-UNLIKED_HISTORY = "its history holds replies that are not taken, and training would learn them too"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +22,9 @@ class LikedDialogues:
     """What became of rated replies.
 
     Attributes:
-        dialogues: to train on; every response in them was liked in the context in which it stands.
-        responses: liked replies that stand in `dialogues`; a reply from which two talks went on stands in both and counts once.
+        dialogues: to train on; each response to learn was liked in the context in which it stands, the others are history.
+        responses: responses to learn.
+        history: responses that are only history: not liked, or learned in another dialogue that begins alike.
         liked: replies that were liked.
         disliked: replies that were disliked.
         left_out: reason -> liked replies that are not in `dialogues`.
@@ -32,6 +32,7 @@ class LikedDialogues:
 
     dialogues: tuple[Dialogue, ...]
     responses: int
+    history: int
     liked: int
     disliked: int
     left_out: Mapping[str, int]
@@ -60,16 +61,20 @@ def liked_dialogues(rated: Iterable[RatedReply], *, include_cut: bool = False) -
             left_out[reason] += 1
         else:
             kept[said] = reply.dialogue
-    usable = {said: talk for said, talk in kept.items() if all(part in kept for part in _parts(said))}
-    if len(usable) < len(kept):
-        left_out[UNLIKED_HISTORY] = len(kept) - len(usable)
-    return LikedDialogues(_longest(usable), len(usable), len(liked), len(replies) - len(liked), dict(left_out))
+    dialogues = tuple(_joined(kept))
+    history = sum(len(talk.turns) for talk in dialogues) - len(kept)
+    return LikedDialogues(dialogues, len(kept), history, len(liked), len(replies) - len(liked), dict(left_out))
 
 
-def _longest(talks: Mapping[Dialogue, Dialogue]) -> tuple[Dialogue, ...]:
-    """The talks that no other one goes on from, in their order."""
+def _joined(talks: Mapping[Dialogue, Dialogue]) -> Iterator[Dialogue]:
+    """The talks that no other one goes on from, in their order; the last response of each of `talks` is learned in the first that holds it."""
     begun = {part for said in talks for part in _parts(said) if part != said}
-    return tuple(talk for said, talk in talks.items() if said not in begun)
+    learned: set[Dialogue] = set()
+    for said, talk in talks.items():
+        if said not in begun:
+            marks = [part in talks and part not in learned for part in _parts(said)]
+            learned.update(_parts(said))
+            yield replace(talk, turns=tuple(replace(turn, learn=m) for turn, m in zip(said.turns, marks, strict=True)))
 
 
 def _parts(talk: Dialogue) -> Iterator[Dialogue]:
