@@ -79,6 +79,21 @@ def test_every_answer_is_as_documented(document: Any, method: str, path: str, mo
     check()
 
 
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]}),
+        ("/v1/completions", {"prompt": "hi"}),
+    ],
+)
+def test_a_stream_is_as_documented(document: Any, path: str, text: dict[str, Any]):
+    case = document[path]["post"].Case(
+        body={"model": "sailor", "stream": True, "max_tokens": 2, **text}, media_type="application/json"
+    )
+    answer = case.call_and_validate(headers=KEY)
+    assert answer.headers["content-type"][0].startswith("text/event-stream")
+
+
 def test_every_operation_is_tested(document: Any):
     found = {(method, path) for path, methods in document.raw_schema["paths"].items() for method in methods}
     assert found == set(OPERATIONS)
