@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 RUN    ?= runs/quickstart
 
-.PHONY: setup demo test test-slow check fmt bench clean
+.PHONY: setup demo serve test test-slow test-browser check fmt bench clean
 
 setup: $(READY)
 
@@ -22,11 +22,20 @@ demo: $(READY)
 	$(BIN)/sptune train quickstart output=$(RUN) --force
 	$(BIN)/sptune chat $(RUN)/adapter --persona-text "I keep bees on the roof of a library." --persona-text "I am afraid of heights." $(if $(CI),< /dev/null)
 
+# Serves the demo's adapter, with a chat page at http://127.0.0.1:8000/
+serve: $(READY)
+	@test -d $(RUN)/adapter || { echo "there is no $(RUN)/adapter yet: run 'make demo' first, or give RUN=FOLDER"; exit 2; }
+	$(BIN)/sptune serve $(RUN)/adapter
+
 test: $(READY)
 	$(BIN)/pytest
 
 test-slow: $(READY)
 	$(BIN)/pytest -m slow
+
+# The chat page in a real browser: Debian's chromium, or the one that the variable CHROMIUM names
+test-browser: $(READY)
+	$(BIN)/pytest -m browser
 
 check: $(READY)
 	$(BIN)/ruff check .

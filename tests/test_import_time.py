@@ -29,6 +29,7 @@ def loaded_after(code: str) -> set[str]:
         "sptune.config",
         "sptune.data.dialogue",
         "sptune.data.load",
+        "sptune.server.settings",
         "sptune.cli.main",
     ],
 )
@@ -36,7 +37,7 @@ def test_an_import_is_light(module: str):
     assert loaded_after(f"import {module}") == set()
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"], ["chat", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"], ["chat", "--help"], ["serve", "--help"]])
 def test_help_is_light(arguments: list[str]):
     assert (
         loaded_after(f"import sys; sys.argv = {['sptune', *arguments]!r}; from sptune.cli.main import main; main()")
