@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from sptune.server.records.store import Records
 
 PATH = "/v1/chat/completions"
 SECRET = "mysecretword"
+PATIENCE = 10.0  # seconds
 
 
 @pytest.fixture
@@ -51,15 +53,22 @@ def lines(log: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in log.getvalue().splitlines()]
 
 
-def request_lines(log: io.StringIO) -> list[dict[str, Any]]:
-    return [line for line in lines(log) if line["event"] == "request"]
+def request_lines(log: io.StringIO, count: int) -> list[dict[str, Any]]:
+    """The lines of `count` requests; the last one is written after its answer was sent."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        found = [line for line in lines(log) if line["event"] == "request"]
+        if len(found) >= count or time.monotonic() > deadline:
+            assert len(found) == count
+            return found
+        time.sleep(0.005)
 
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_request_is_a_line(live: LiveServer, log: io.StringIO, streamed: bool):
     answer = live.http.post(PATH, json=chat(stream=streamed, n=2), headers={"x-request-id": "my-id.7"})
     assert answer.headers["x-request-id"] == "my-id.7"
-    [line] = request_lines(log)
+    [line] = request_lines(log, 1)
     assert line["request_id"] == "my-id.7"
     assert (line["method"], line["route"], line["status"]) == ("POST", PATH, 200)
     assert (line["model"], line["stream"], line["replies"]) == ("sailor", streamed, 2)
@@ -74,7 +83,7 @@ def test_ids_are_made_where_the_client_has_none_or_one_that_could_hold_text(live
     ids = [live.http.get("/health").headers["x-request-id"] for _ in range(2)]
     given = live.http.get("/health", headers={"x-request-id": f"{SECRET} {SECRET}"}).headers["x-request-id"]
     assert len({*ids, given}) == 3
-    assert [line["request_id"] for line in request_lines(log)] == [*ids, given]
+    assert [line["request_id"] for line in request_lines(log, 3)] == [*ids, given]
     assert SECRET not in log.getvalue()
 
 
@@ -105,12 +114,12 @@ def test_no_word_of_a_user_is_ever_logged(recording: LiveServer, log: io.StringI
 
     monkeypatch.setattr(Limits, "check_chat", broken)
     assert http.post(PATH, json=chat(messages=said)).status_code == 500
-    assert len(request_lines(log)) == 16
+    requests = request_lines(log, 16)
     assert SECRET not in log.getvalue().lower()
     [failure] = [line for line in lines(log) if line["event"] == "request.failed"]
     assert failure["exception"]["type"] == "builtins.RuntimeError"
     assert any("test_server_log.py" in frame for frame in failure["exception"]["frames"])
-    assert failure["request_id"] == request_lines(log)[-1]["request_id"]
+    assert failure["request_id"] == requests[-1]["request_id"]
 
 
 def test_an_exception_is_logged_without_its_message_and_with_its_cause():
@@ -132,7 +141,7 @@ def test_an_exception_is_logged_without_its_message_and_with_its_cause():
 def test_errors_are_told_by_code(live: LiveServer, log: io.StringIO):
     live.http.post(PATH, json=chat(model="nobody"))
     live.http.get("/nothing")
-    first, second = request_lines(log)
+    first, second = request_lines(log, 2)
     assert (first["status"], first["error"], first["route"]) == (404, "model_not_found", PATH)
     assert (second["status"], second["error"], second["route"]) == (404, "not_found", "none")
 
