@@ -13,6 +13,7 @@ from small_run import save_base, talks, write_talks
 from sptune import build
 from sptune.config import Recipe, RerankSection, parse_recipe
 from sptune.data.dialogue import Dialogue, Turn
+from sptune.data.truncation import count_truncation
 from sptune.errors import AdapterError, DataError, ModelError, RecipeError, UsageError
 from sptune.evaluation.candidate_replies import Reranking
 from sptune.evaluation.rerank import RerankWeights
@@ -298,7 +299,7 @@ def test_truncation_is_counted_turn_by_turn(tiny_base: LoadedBase):
     """Turns of a long dialogue: the first fits whole, later ones lose history, one response is longer than the window."""
     encoder = build.make_encoder(recipe_of("template.max_length=100"), tiny_base)
     turns = tuple(Turn("what about the nets ?", "they are mended and dry .") for _ in range(5))
-    report = build.count_truncation(encoder, [Dialogue("a", ("i mend nets .",), turns)])
+    report = count_truncation(encoder, [Dialogue("a", ("i mend nets .",), turns)])
     tokens = [encoder.encode_context(Dialogue("a", ("i mend nets .",), turns).context(n)) for n in range(5)]
     assert report.turns == 5
     assert report.truncated_turns == sum(context.dropped_turns > 0 for context in tokens) > 0
@@ -310,13 +311,13 @@ def test_truncation_is_counted_turn_by_turn(tiny_base: LoadedBase):
 def test_turns_that_do_not_fit_are_counted_not_raised(tiny_base: LoadedBase):
     encoder = build.make_encoder(recipe_of(), tiny_base)
     long = Dialogue("a", (), (Turn("hi", "nets " * 2000), Turn("x " * 3000, "yes"), Turn("short", "yes")))
-    report = build.count_truncation(encoder, [long])
+    report = count_truncation(encoder, [long])
     assert (report.turns, report.too_long) == (3, 2)
 
 
 def test_turns_without_a_response_do_not_count(tiny_base: LoadedBase):
     encoder = build.make_encoder(recipe_of(), tiny_base)
-    assert build.count_truncation(encoder, [Dialogue("a", (), (Turn("hi"),))]).turns == 0
+    assert count_truncation(encoder, [Dialogue("a", (), (Turn("hi"),))]).turns == 0
 
 
 def test_a_truncation_report_needs_only_a_recipe(tiny_base: LoadedBase, tmp_path: Path):

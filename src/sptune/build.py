@@ -11,10 +11,10 @@ import torch
 
 from sptune.adapter import PROMPTS_KEY, load_adapter
 from sptune.config import Recipe, RerankSection, load_recipe
-from sptune.data.check import summary
 from sptune.data.encoder import DialogueEncoder
 from sptune.data.load import load_dialogues
 from sptune.data.template import Template, default_stops, make_template
+from sptune.data.truncation import TruncationReport, count_truncation
 from sptune.errors import DataError, RecipeError
 from sptune.evaluation.candidate_replies import Reranking, Sampling
 from sptune.evaluation.rerank import RerankWeights
@@ -40,25 +40,6 @@ class RunData:
     train: list[Dialogue]
     validation: list[Dialogue]
     test: list[Dialogue]
-
-
-@dataclass(frozen=True, slots=True)
-class TruncationReport:
-    """What a recipe's template makes of dialogues.
-
-    Attributes:
-        turns: turns with a response.
-        truncated_turns: those whose oldest history is dropped to keep `template.max_length`.
-        too_long: those that do not fit the base model's window even without history.
-        context_tokens: min, mean, p50, p95, max tokens of a context.
-        response_tokens: the same of a response, its stop token included.
-    """
-
-    turns: int
-    truncated_turns: int
-    too_long: int
-    context_tokens: dict[str, float]
-    response_tokens: dict[str, float]
 
 
 def make_model(recipe: Recipe, *, base: LoadedBase | None = None) -> SPTModel:
@@ -291,26 +272,3 @@ def truncation_report(recipe: Recipe | str | Path, dialogues: Sequence[Dialogue]
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)
     return count_truncation(make_encoder(recipe, load_recipe_base(recipe)), dialogues)
-
-
-def count_truncation(encoder: DialogueEncoder, dialogues: Sequence[Dialogue]) -> TruncationReport:
-    """How `encoder` treats dialogues, turn by turn."""
-    contexts: list[int] = []
-    responses: list[int] = []
-    truncated = too_long = 0
-    for dialogue in dialogues:
-        for n, turn in enumerate(dialogue.turns):
-            if turn.response is None or not turn.learn:
-                continue
-            try:
-                tokens = encoder.encode_context(dialogue.context(n))
-            except DataError:
-                too_long += 1
-                continue
-            response = len(encoder.response_ids(turn.response)) + int(encoder.learn_stop)
-            contexts.append(len(tokens.input_ids))
-            responses.append(response)
-            truncated += tokens.dropped_turns > 0
-            too_long += encoder.window is not None and encoder.prompt_length + contexts[-1] + response > encoder.window
-    examples = sum(turn.response is not None and turn.learn for talk in dialogues for turn in talk.turns)
-    return TruncationReport(examples, truncated, too_long, summary(contexts), summary(responses))

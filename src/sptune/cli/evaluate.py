@@ -162,9 +162,9 @@ def _reranking(decoding: str, changes: list[str], seed: int) -> Reranking | None
             )
         return None
     from sptune.build import make_reranking
+    from sptune.config.evaluation_section import RerankSection
     from sptune.config.mistakes import find_mistakes
     from sptune.config.reading import apply_override, refuse_mistakes
-    from sptune.config.sections import RerankSection
 
     raw: dict[str, Any] = {}
     faults = [fault for change in changes if (fault := apply_override(raw, change))]

@@ -169,13 +169,14 @@ def _report(recipe: Recipe) -> None:
 
 def _check(recipe: Recipe) -> None:
     from sptune import build
+    from sptune.data.truncation import count_truncation
 
     data = build.load_data(recipe)
     model = build.make_model(recipe)
     typer.echo(_summary(recipe, data, model))
     for name, dialogues in (("training", data.train), ("validation", data.validation), ("test", data.test)):
         if dialogues:
-            found = build.count_truncation(model.encoder, dialogues)
+            found = count_truncation(model.encoder, dialogues)
             typer.echo(
                 f"{name}: {len(dialogues)} dialogues, {found.turns} turns; context {found.context_tokens['p50']:.0f} tokens (median), "
                 f"{found.context_tokens['max']:.0f} at most; {found.truncated_turns} turns lose old history at template.max_length="

@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from sptune.config.evaluation_section import EvaluationSection
 from sptune.config.sections import (
     DataSection,
-    EvaluationSection,
     LossesSection,
     ModelSection,
     PromptsSection,

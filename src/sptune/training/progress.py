@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
-from sptune.training.trainer import PARTS, SPTTrainer
+from sptune.training.step_sums import PARTS
+from sptune.training.trainer import SPTTrainer
 
 
 class ProgressBar(TrainerCallback):

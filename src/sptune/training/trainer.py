@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,12 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import (
-    EarlyStoppingCallback,
     PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainerState,
-    TrainingArguments,
 )
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import TrainOutput
@@ -27,26 +24,26 @@ from transformers.trainer_utils import TrainOutput
 from sptune.config import LossesSection, TrainingSection
 from sptune.data.batch import TokenBatch
 from sptune.data.encoder import TokenSequence
-from sptune.errors import ModelError, RecipeError, StorageError, TrainingError
+from sptune.errors import ModelError, StorageError, TrainingError
 from sptune.files import storage_errors, write_atomically
 from sptune.training import checkpoint
 from sptune.training.arguments import training_arguments
+from sptune.training.callbacks import make_callbacks
 from sptune.training.interrupt import Interrupt
 from sptune.training.loader import PackedLoader, encode_all
 from sptune.training.metrics_log import MetricsLog
 from sptune.training.monitor import Monitor, prompt_figures
-from sptune.training.objective import LossParts, Objective
+from sptune.training.not_finite import is_finite, kept_state, step_not_finite, weights_not_finite
+from sptune.training.objective import Objective
 from sptune.training.preparation import prepare_retriever
 from sptune.training.shared import SharedPrompts
 from sptune.training.similarity import make_similarity
-from sptune.training.tensorboard import TensorBoardFiles
+from sptune.training.step_sums import StepSums
 from sptune.training.validation import validate
 
 if TYPE_CHECKING:
     from sptune.data.dialogue import Dialogue
     from sptune.model.spt import SPTModel
-
-PARTS = ("llm", "selection", "contrastive", "fusion", "balance")
 
 
 class SPTTrainer(Trainer):
@@ -103,7 +100,7 @@ class SPTTrainer(Trainer):
         self.metrics = MetricsLog(self.folder / "metrics.jsonl")
         self.monitor = Monitor()
         self.warnings: list[str] = []
-        self._sums: dict[str, float] = defaultdict(float)
+        self._sums = StepSums()
         self._step = -1
         self._batches: list[TokenBatch] = []
         prepare_retriever(
@@ -125,7 +122,8 @@ class SPTTrainer(Trainer):
             )
         self.remove_callback(PrinterCallback)
         self._interrupt = Interrupt(self._write_checkpoint)
-        for callback in (_LastStep(), self._shared, *self._optional_callbacks(), *callbacks, self._interrupt):
+        chosen = make_callbacks(self.settings, folder=self.folder, validates=bool(validation))
+        for callback in (self._shared, *chosen, *callbacks, self._interrupt):
             self.add_callback(callback)
 
     @property
@@ -215,7 +213,7 @@ class SPTTrainer(Trainer):
         if not math.isfinite(float(parts.total.detach())):
             self._stop_not_finite("the loss", [batch])
         self.monitor.add(output.scores, parts.nll)
-        self._count(parts, batch)
+        self._sums.add(parts, batch)
         return parts.total.to(self.args.device)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
@@ -233,17 +231,13 @@ class SPTTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add loss parts and selection figures to what transformers logs in training."""
-        if "loss" in logs and self._sums["batches"]:
+        if "loss" in logs and self._sums.batches:
             logs |= self._take_training_figures()
         super().log(logs, start_time)
 
     def _take_training_figures(self) -> dict[str, float]:
-        batches = self._sums["batches"]
         figures = self.monitor.figures()
-        record: dict[str, Any] = {name: self._sums[name] / batches for name in ("total", *PARTS)}
-        record |= {
-            "tokens": self._sums["tokens"],
-            "examples": self._sums["examples"],
+        record = self._sums.take() | {
             "usage_entropy": figures.entropy,
             "agreement": figures.agreement,
             "regret": figures.regret,
@@ -255,15 +249,7 @@ class SPTTrainer(Trainer):
         step = {"kind": "train", "step": self.state.global_step, "epoch": self.state.epoch}
         rate = {"learning_rate": self._get_learning_rate()}
         self.metrics.append({**step, **rate, **record, "usage": figures.usage, "warnings": self.warnings})
-        self._sums.clear()
         return record
-
-    def _count(self, parts: LossParts, batch: TokenBatch) -> None:
-        for name in ("total", *PARTS):
-            self._sums[name] += float(getattr(parts, name).detach())
-        self._sums["batches"] += 1
-        self._sums["tokens"] += batch.tokens
-        self._sums["examples"] += batch.examples
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
@@ -272,28 +258,17 @@ class SPTTrainer(Trainer):
         return norm
 
     def _stop_not_finite(self, what: str, batches: Sequence[TokenBatch]) -> None:
-        if self._weights_are_finite():
+        if is_finite(self.spt):
             self._write_checkpoint()
-        names = ", ".join(dict.fromkeys(dialogue.id for batch in batches for dialogue in batch.dialogues))
-        raise TrainingError(
-            f"{what} of step {self.state.global_step + 1} is not finite, in the batch of dialogues {names}; {self._kept()}. "
-            "Lower training.prompt_lr, set model.dtype=float32, or leave those dialogues out"
-        )
+        raise step_not_finite(what, self.state.global_step + 1, batches, kept=self._kept())
 
     def _kept(self) -> str:
-        newest = checkpoint.newest_checkpoint(self.checkpoints)
-        return f"the last good state is kept in {newest}" if newest else "there was no good state to keep yet"
-
-    def _weights_are_finite(self) -> bool:
-        return all(bool(torch.isfinite(p).all()) for p in self.spt.parameters() if p.requires_grad)
+        return kept_state(self.checkpoints)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """In place of transformers' many files (some of them pickles)."""
-        if not self._weights_are_finite():
-            raise TrainingError(
-                f"the prompts or the retriever are not finite after step {self.state.global_step}; {self._kept()}. "
-                "Lower training.prompt_lr and training.retriever_lr"
-            )
+        if not is_finite(self.spt):
+            raise weights_not_finite(self.state.global_step, kept=self._kept())
         self._write_checkpoint()
         checkpoint.remove_old(self.checkpoints, keep=self.settings.keep_checkpoints, best=self.state.best_global_step)
 
@@ -311,16 +286,6 @@ class SPTTrainer(Trainer):
                 partial, model=self.spt, optimizer=self.optimizer, scheduler=self.lr_scheduler, trainer_state=text
             ),
         )
-
-    def _optional_callbacks(self) -> list[TrainerCallback]:
-        chosen: list[TrainerCallback] = []
-        if patience := self.settings.early_stopping:
-            if not self.validation:
-                raise RecipeError("training.early_stopping: needs validation dialogues; give some, or leave it out")
-            chosen.append(EarlyStoppingCallback(early_stopping_patience=patience))
-        if "tensorboard" in self.settings.report_to:
-            chosen.append(TensorBoardFiles(self.folder / "tensorboard"))
-        return chosen
 
     def _export_callbacks(self) -> None:
         exportable = [cb for cb in (*self.callback_handler.callbacks, self.control) if isinstance(cb, ExportableState)]
@@ -341,15 +306,6 @@ class SPTTrainer(Trainer):
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Nothing to load: no step draws from a global generator (see `checkpoint.write_checkpoint`)."""
-
-
-class _LastStep(TrainerCallback):
-    """Logs, validates and saves the last step too, whatever the recipe says, so that the best adapter may be the last."""
-
-    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step >= state.max_steps:
-            control.should_log = control.should_save = True
-            control.should_evaluate = args.eval_strategy != "no"
 
 
 def _similarity(losses: LossesSection, model: SPTModel) -> Any:

@@ -1,0 +1,53 @@
+"""How a template and its longest context treat dialogues: what is cut, what does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sptune.data.check import summary
+from sptune.data.dialogue import Dialogue
+from sptune.data.encoder import DialogueEncoder
+from sptune.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class TruncationReport:
+    """What a recipe's template makes of dialogues.
+
+    Attributes:
+        turns: turns with a response.
+        truncated_turns: those whose oldest history is dropped to keep `template.max_length`.
+        too_long: those that do not fit the base model's window even without history.
+        context_tokens: min, mean, p50, p95, max tokens of a context.
+        response_tokens: the same of a response, its stop token included.
+    """
+
+    turns: int
+    truncated_turns: int
+    too_long: int
+    context_tokens: dict[str, float]
+    response_tokens: dict[str, float]
+
+
+def count_truncation(encoder: DialogueEncoder, dialogues: Sequence[Dialogue]) -> TruncationReport:
+    """How `encoder` treats dialogues, turn by turn."""
+    contexts: list[int] = []
+    responses: list[int] = []
+    truncated = too_long = 0
+    for dialogue in dialogues:
+        for n, turn in enumerate(dialogue.turns):
+            if turn.response is None or not turn.learn:
+                continue
+            try:
+                tokens = encoder.encode_context(dialogue.context(n))
+            except DataError:
+                too_long += 1
+                continue
+            response = len(encoder.response_ids(turn.response)) + int(encoder.learn_stop)
+            contexts.append(len(tokens.input_ids))
+            responses.append(response)
+            truncated += tokens.dropped_turns > 0
+            too_long += encoder.window is not None and encoder.prompt_length + contexts[-1] + response > encoder.window
+    examples = sum(turn.response is not None and turn.learn for talk in dialogues for turn in talk.turns)
+    return TruncationReport(examples, truncated, too_long, summary(contexts), summary(responses))
