@@ -100,7 +100,9 @@ def test_agreement_with_the_others_does_not_count_oneself():
     assert found[1] == found[3] == pytest.approx((0.8 + 0.0 + 1.0) / 3)
     assert found[2] == 0.0
     assert consensus(["alone"]) == [0.0]
-    for similarity in ("bleu", "chrf"):
+    agreed = consensus(["i sail boats", "i sail"], "rouge")
+    assert agreed[0] == pytest.approx((4 / 5 + 2 / 3) / 2)  # 2 of 3 and 2 of 2 words, 1 of 2 and 1 of 1 pairs
+    for similarity in ("rouge", "bleu", "chrf"):
         other = consensus(texts, similarity)
         assert 0 <= other[2] < other[1] == other[3] < 1
 

@@ -26,7 +26,9 @@ class RerankSection(Section):
         "prompt",
         description="log-probability without the context: by the chosen prompt, by the base model alone, or not measured",
     )
-    similarity: Literal["f1", "bleu", "chrf"] = Field("f1", description="of a candidate to the others, for consensus")
+    similarity: Literal["f1", "rouge", "bleu", "chrf"] = Field(
+        "f1", description="of a candidate to the others, for consensus; rouge is the mean of ROUGE-1 and ROUGE-2"
+    )
     likelihood: Literal["top1", "fused", "gated", "mixture"] = Field(
         "gated",
         description="whose likelihood counts: of the chosen prompt, of all at every token, gated, or of one drawn from the gate for all tokens",

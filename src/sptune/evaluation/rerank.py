@@ -10,13 +10,27 @@ from typing import Literal, get_args
 from sptune.errors import UsageError
 from sptune.evaluation.metrics.f1 import unigram_f1
 from sptune.evaluation.metrics.persona import persona_recall
+from sptune.evaluation.metrics.rouge import rouge
 from sptune.model.mixture import Likelihood
 from sptune.text import chrf, sentence_bleu
 
-Similarity = Literal["f1", "bleu", "chrf"]
+Similarity = Literal["f1", "rouge", "bleu", "chrf"]
 
 _SMALLEST = 5e-324  # the gate may give all its weight to a prompt under which a candidate is next to impossible
-_SIMILARITIES: dict[str, Callable[[str, str], float]] = {"f1": unigram_f1, "bleu": sentence_bleu, "chrf": chrf}
+
+
+def _rouge(text: str, other: str) -> float:
+    """Mean of ROUGE-1 and ROUGE-2, percent: agreement in words and in pairs of words."""
+    found = rouge(text, other)
+    return (found.rouge1 + found.rouge2) / 2
+
+
+_SIMILARITIES: dict[str, Callable[[str, str], float]] = {
+    "f1": unigram_f1,
+    "rouge": _rouge,
+    "bleu": sentence_bleu,
+    "chrf": chrf,
+}
 
 
 @dataclass(frozen=True, slots=True)
