@@ -233,6 +233,7 @@ def test_a_key_like_no_other_gets_no_suggestion():
         "retriever.keys=3",
         "training.shared=1",
         "training.shared=-0.1",
+        "training.starts=0",
         "training.fork_noise=-0.1",
         "template.max_length=1",
         "template.stops=[END, 2]",
@@ -289,6 +290,8 @@ def test_a_wrong_value_is_refused_by_key_and_value(override: str):
             "losses.selection.teacher_noise: belongs to",
         ),
         ({"training": {"shared": 0.5, "fork_noise": 0}}, "training.fork_noise: 0 leaves prompts"),
+        ({"training": {"shared": 0.5, "starts": 5}}, "training.starts: 5 is more than prompts.count=4"),
+        ({"training": {"starts": 2}}, "training.starts: belongs to training.shared"),
     ],
 )
 def test_impossible_combinations(raw: dict[str, Any], wanted: str):

@@ -159,24 +159,20 @@ def test_prompts_do_not_see_each_other(tiny_model: Callable[..., SPTModel]):
     assert not torch.allclose(after[1], before[1], atol=1e-2)
 
 
-@pytest.mark.parametrize("k", [0, 1, 2])
-def test_a_prompt_run_alone_is_its_row_of_all(tiny_model: Callable[..., SPTModel], k: int):
-    """With the scores of all, and a gradient for itself alone."""
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_first_prompts_alone_are_their_rows_of_all(tiny_model: Callable[..., SPTModel], count: int):
+    """With the scores of all, and a gradient for themselves alone."""
     model = tiny_model()
     batch = packed(model)
-    every, alone = model(batch), model(batch, only=k)
-    assert alone.target_logprobs.shape == (1, len(batch.target_ids))
-    torch.testing.assert_close(alone.target_logprobs[0], every.target_logprobs[k], atol=1e-5, rtol=0)
+    every, alone = model(batch), model(batch, first=count)
+    assert alone.target_logprobs.shape == (count, len(batch.target_ids))
+    torch.testing.assert_close(alone.target_logprobs, every.target_logprobs[:count], atol=1e-5, rtol=0)
     assert torch.equal(alone.scores, every.scores)
-    assert model(batch, only=k, fuse_logits=True).fused_logprobs is None
+    assert model(batch, first=count, fuse_logits=True).fused_logprobs is None
     alone.target_logprobs.mean().backward()
-    others = [j for j in range(3) if j != k]
     gradient = model.prompts.embeddings.grad
     assert gradient is not None
-    assert bool(gradient[k].abs().sum() > 0)
-    assert not bool(gradient[others].any())
-    wanted = torch.autograd.grad(every.target_logprobs[k].mean(), model.prompts.embeddings)[0]
-    torch.testing.assert_close(gradient, wanted, atol=1e-6, rtol=1e-4)
+    assert [bool(row.any()) for row in gradient] == [True] * count + [False] * (3 - count)
 
 
 def test_score_weighted_logits_are_the_naive_sum(tiny_model: Callable[..., SPTModel]):

@@ -25,6 +25,7 @@ from sptune.training import checkpoint
 from sptune.training.metrics_log import read_metrics
 from sptune.training.objective import LossParts, Objective
 from sptune.training.shared import SharedPrompts
+from sptune.training.start_losses import BATCHES, start_losses
 from sptune.training.trainer import SPTTrainer
 from tiny import tiny_llama, tiny_spt
 
@@ -130,6 +131,55 @@ def test_one_prompt_is_run_at_the_cost_of_one(tiny_base: LoadedBase, tmp_path: P
     assert seen[:STEPS] == [1] * FORK + [3] * (STEPS - FORK)
 
 
+# Several starts.
+
+
+@pytest.mark.parametrize("starts", [2, 3])
+def test_several_starts_are_trained_apart_on_everything(tiny_base: LoadedBase, tmp_path: Path, starts: int):
+    """Each as it would be beside the others in a run without a shared start, under the likelihood alone."""
+    plain = watched(tiny_spt(tiny_base), tmp_path / "plain", losses=LLM_ONLY, max_grad_norm=0)
+    shared = watched(
+        tiny_spt(tiny_base), tmp_path / "shared", shared=FORK / STEPS, starts=starts, max_grad_norm=0, fork_noise=0.01
+    )
+    for step in range(FORK):
+        torch.testing.assert_close(shared.after[step][:starts], plain.after[step][:starts], atol=1e-4, rtol=0)
+    assert not torch.allclose(shared.after[FORK - 1][0], shared.after[FORK - 1][1], atol=0.1)
+
+
+def test_all_go_on_from_the_best_start_and_from_its_moments(tiny_base: LoadedBase, tmp_path: Path):
+    model = tiny_spt(tiny_base)
+    with torch.no_grad():
+        model.prompts.embeddings[[0, 2]] *= 50  # far from anything that the model was made for
+    watch = watched(model, tmp_path, shared=FORK / STEPS, starts=3, fork_noise=0.001)
+    before, after = watch.after[FORK - 1], watch.before[FORK]
+    torch.testing.assert_close(after, before[1:2].expand_as(after), atol=0.02, rtol=0)
+    assert len({tuple(prompt.flatten().tolist()) for prompt in after}) == 3, "parted by noise"
+    assert not torch.allclose(watch.moments[FORK - 1][0], watch.moments[FORK - 1][1], rtol=1e-3, atol=0)
+
+
+def test_the_moments_of_the_best_start_are_those_of_all():
+    own = prompts()
+    optimizer = torch.optim.Adam([own.embeddings], lr=0.1)
+    own.embeddings.grad = torch.arange(3.0)[:, None, None].expand_as(own.embeddings).clone()
+    optimizer.step()
+    shared = SharedPrompts(own, share=0.5, noise=0.1, seed=0, starts=3, losses=lambda: torch.tensor([3.0, 2.0, 2.5]))
+    first = own.embeddings.detach()[1].clone()
+    shared.on_step_begin(None, state(5), None, optimizer=optimizer)
+    kept = optimizer.state[own.embeddings]
+    assert kept["exp_avg_sq"].unique().tolist() == pytest.approx([0.001])
+    assert kept["exp_avg"].unique().tolist() == pytest.approx([0.1])
+    noise = own.embeddings.detach() - first
+    assert float(noise.std() / first.std()) == pytest.approx(0.1, rel=0.1)
+
+
+def test_losses_of_the_starts_are_means_over_tokens(tiny_base: LoadedBase, tmp_path: Path):
+    run = small_trainer(tiny_spt(tiny_base), tmp_path, shared=0.5, starts=2, max_steps=STEPS)
+    batches = list(run.get_train_dataloader())
+    found = start_losses(run.spt, batches, starts=2)
+    logprobs = torch.cat([run.spt(one["batch"]).target_logprobs for one in batches[-BATCHES:]], dim=1)
+    torch.testing.assert_close(found, -logprobs[:2].detach().mean(1), atol=1e-5, rtol=0)
+
+
 # When and how they part.
 
 
@@ -213,6 +263,7 @@ EVERYTHING = {
 VARIANTS: dict[str, dict[str, Any]] = {
     "published losses": {"losses": {"selection": {"teacher_noise": 0.3}}},
     "everything else": {"losses": EVERYTHING, "gradient_accumulation": 2},
+    "several starts": {"starts": 3},
 }
 
 

@@ -117,6 +117,10 @@ def _impossible(recipe: Recipe) -> Iterator[str]:
     trained_apart = recipe.retriever.keys != "prompts" and recipe.losses.objective != "mean"
     if recipe.training.shared and not recipe.training.fork_noise and not trained_apart and recipe.prompts.count > 1:
         yield "training.fork_noise: 0 leaves prompts that training.shared made equal equal for ever; set it above 0"
+    if recipe.training.starts > recipe.prompts.count:
+        yield f"training.starts: {recipe.training.starts} is more than prompts.count={recipe.prompts.count}; lower it"
+    if recipe.training.starts > 1 and not recipe.training.shared:
+        yield "training.starts: belongs to training.shared, the share of the steps after which the best start is taken; set that above 0"
     if recipe.evaluation.num_beams > 1 and recipe.evaluation.decoding != "top1":
         yield f"evaluation.num_beams: beams follow one prompt; set it to 1 with evaluation.decoding={recipe.evaluation.decoding}"
     if recipe.evaluation.rerank.prior == "none" and recipe.evaluation.rerank.prior_weight:

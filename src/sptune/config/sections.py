@@ -216,6 +216,11 @@ class TrainingSection(Section):
         lt=1,
         description="share of the steps at the start in which the K prompts are trained as one, at the cost of K = 1",
     )
+    starts: int = Field(
+        1,
+        ge=1,
+        description="prompts that are trained apart in that share, each at the cost of K = 1; all go on from the best of them",
+    )
     fork_noise: Weight = Field(
         0.02, description="noise that parts the prompts after training.shared, in standard deviations of the prompt"
     )

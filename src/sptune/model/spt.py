@@ -226,13 +226,14 @@ class SPTModel(nn.Module):
         )
         return text
 
-    def forward(self, batch: TokenBatch, *, fuse_logits: bool = False, only: int | None = None) -> SPTOutput:
+    def forward(self, batch: TokenBatch, *, fuse_logits: bool = False, first: int | None = None) -> SPTOutput:
         """Run all K prompts over a packed batch in one forward pass.
 
         Args:
             batch: B sequences, n examples, N response tokens.
             fuse_logits: also compute the score-weighted fusion of logits (paper's published code).
-            only: run this prompt alone; `target_logprobs` is then (1, N), the scores are still those of all K, and nothing is fused.
+            first: run so many prompts alone, the first ones; `target_logprobs` is then (first, N), the scores are still those of all K, and
+                nothing is fused.
 
         Returns:
             Log-probabilities and scores. No (K, B, T, V) tensor exists at any time.
@@ -241,12 +242,12 @@ class SPTModel(nn.Module):
         scores = self.retriever(
             self.contexts(embeddings, batch.example_row, batch.context_length), self.prompts.embeddings
         )
-        prompts = self.prompts.embeddings if only is None else self.prompts.embeddings[only : only + 1]
+        prompts = self.prompts.embeddings[:first]
         hidden = self._run(prompts, embeddings)  # (K, B, L+T, H)
         chosen = hidden[:, batch.target_row, self.prompts.length + batch.target_position]  # (K, N, H)
         targets = batch.target_ids.expand(len(prompts), -1)  # (K, N)
         fused = None
-        if fuse_logits and only is None:
+        if fuse_logits and first is None:
             weights = scores[batch.target_example]  # (N, K)
             fused = self.backbone.weighted_logits_logprobs(chosen, batch.target_ids, weights)
         return SPTOutput(self.backbone.target_logprobs(chosen, targets), scores, fused)

@@ -90,15 +90,17 @@ class Objective:
         return LossParts(total, llm, selection, contrastive, fusion, balance, nll.detach())
 
     def shared(self, output: SPTOutput, batch: TokenBatch) -> LossParts:
-        """The losses while the prompts are still one (`training.shared`): L_LLM of that one prompt, the first, and nothing else.
+        """The losses before the prompts part (`training.shared`): the mean L_LLM of those that are trained, the first ones, and nothing else.
 
-        Its weight counts, unless it is 0: the prompts have to learn from something.
+        Its weight counts, unless it is 0: the prompts have to learn from something. The monitor is told the losses of the K prompts as if the
+        others were copies of those.
         """
         llm = losses.llm_loss(output.target_logprobs)
         zero = llm.detach().new_zeros(())
         nll = losses.example_nll(output.target_logprobs, example=batch.target_example, examples=batch.examples)
         total = self.settings.llm_weight * llm if self.settings.llm_weight else llm
-        return LossParts(total, llm, zero, zero, zero, zero, nll.detach().expand(-1, output.scores.shape[1]))
+        alike = torch.arange(output.scores.shape[1], device=nll.device) % nll.shape[1]
+        return LossParts(total, llm, zero, zero, zero, zero, nll.detach()[:, alike])
 
     def _gate(self, scores: Tensor) -> Tensor:
         return losses.gate(scores, temperature=self.settings.gate_temperature)

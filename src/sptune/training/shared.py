@@ -1,4 +1,4 @@
-"""The shared start: K prompts trained as one, for the cost of one, and parted afterwards."""
+"""The shared start: K prompts that go on from one, which was trained alone or came out best of several, and parted afterwards."""
 
 from __future__ import annotations
 
@@ -15,33 +15,46 @@ if TYPE_CHECKING:
 
 
 class SharedPrompts(TrainerCallback):
-    """Keeps the K prompts equal for the first `ceil(share * steps)` steps, then parts them by a little noise.
+    """Lets the K prompts begin as one in the first `ceil(share * steps)` steps, then parts them by a little noise.
 
-    Until then only prompt 0 is run; its gradient, already clipped, is given to all K rows, so that prompts and optimizer states stay equal and
-    training is, step for step, that of K = 1. Nothing but the step and the prompts says where training stands, so a resumed run does the same.
-    At least the last step is taken apart. A single prompt is left alone.
+    With one start only prompt 0 is run until then; its gradient, already clipped, is given to all K rows, so that prompts and optimizer states
+    stay equal and training is, step for step, that of K = 1. With several, that many prompts are trained apart, each on all examples; all K go on
+    from the one with the lowest loss, and from its optimizer state. Nothing but the step and the prompts says where training stands, so a resumed
+    run does the same. At least the last step is taken apart. A single prompt is left alone.
 
     Args:
-        prompts: the prompts; with `share` > 0 all are set to the first.
+        prompts: the prompts; with `share` > 0 and one start all are set to the first.
         share: 0..1, of the steps.
         noise: standard deviations of the shared prompt.
         seed: of the noise.
+        starts: prompts that are trained until then, 1..K.
+        losses: mean losses (starts,) of those prompts, asked for once; only needed with several.
         parted: called when they have parted.
     """
 
-    def __init__(
-        self, prompts: SoftPrompts, *, share: float, noise: float, seed: int, parted: Callable[[], None] = lambda: None
+    def __init__(  # noqa: PLR0913 - what a start is made of
+        self,
+        prompts: SoftPrompts,
+        *,
+        share: float,
+        noise: float,
+        seed: int,
+        starts: int = 1,
+        losses: Callable[[], Tensor] | None = None,
+        parted: Callable[[], None] = lambda: None,
     ) -> None:
         self._prompts = prompts
         self._share = share
         self._noise = noise
         self._seed = seed
+        self.starts = starts
+        self._losses = losses
         self._parted = parted
-        if share > 0:
+        if share > 0 and starts == 1:
             _spread(prompts.embeddings.data)
 
     def together(self, state: Any) -> bool:
-        """Whether the next step still trains the prompts as one."""
+        """Whether the next step still comes before the parting."""
         return int(state.global_step) < self._fork(state)
 
     def progress_apart(self, state: Any) -> float:
@@ -49,20 +62,28 @@ class SharedPrompts(TrainerCallback):
         fork = self._fork(state)
         return max(0.0, (int(state.global_step) - fork) / max(1, int(state.max_steps) - fork))
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
         """Part the prompts before the first step that trains them apart."""
-        prompts = self._prompts.embeddings.data
-        if self._share > 0 and int(state.global_step) == self._fork(state) and bool((prompts == prompts[:1]).all()):
-            self._part()
+        if self._share == 0 or int(state.global_step) != self._fork(state):
+            return
+        prompts = self._prompts.embeddings
+        if self.starts > 1:
+            assert self._losses is not None
+            best = int(self._losses().argmin())
+            for tensor in (prompts.data, *_moments(optimizer, prompts)):
+                _spread(tensor, best)
+        elif not bool((prompts == prompts[:1]).all()):
+            return  # a step that is tried again
+        self._part()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Give the gradient of prompt 0 to all."""
-        if self.together(state) and self._prompts.embeddings.grad is not None:
+        if self.starts == 1 and self.together(state) and self._prompts.embeddings.grad is not None:
             _spread(self._prompts.embeddings.grad)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Keep them equal to the last bit: vectorised arithmetic may round the ends of a tensor otherwise than its middle."""
-        if self.together(state):
+        if self.starts == 1 and self.together(state):
             _spread(self._prompts.embeddings.data)
 
     def _fork(self, state: Any) -> int:
@@ -77,6 +98,12 @@ class SharedPrompts(TrainerCallback):
         self._parted()
 
 
-def _spread(rows: Tensor) -> None:
-    """Set every row to the first."""
-    rows.copy_(rows[:1].clone().expand_as(rows))
+def _moments(optimizer: Any, prompts: Tensor) -> list[Tensor]:
+    """What the optimizer keeps for every number of the prompts."""
+    kept = {} if optimizer is None else getattr(optimizer, "optimizer", optimizer).state.get(prompts, {})
+    return [value for value in kept.values() if isinstance(value, Tensor) and value.shape == prompts.shape]
+
+
+def _spread(rows: Tensor, source: int = 0) -> None:
+    """Set every row to that of `source`."""
+    rows.copy_(rows[source : source + 1].clone().expand_as(rows))

@@ -37,6 +37,7 @@ from sptune.training.not_finite import is_finite, kept_state, step_not_finite, w
 from sptune.training.objective import Objective
 from sptune.training.preparation import prepare_retriever
 from sptune.training.shared import SharedPrompts
+from sptune.training.start_losses import start_losses
 from sptune.training.similarity import make_similarity
 from sptune.training.step_sums import StepSums
 from sptune.training.validation import validate
@@ -111,6 +112,8 @@ class SPTTrainer(Trainer):
             share=self.settings.shared,
             noise=self.settings.fork_noise,
             seed=seed,
+            starts=self.settings.starts,
+            losses=self._start_losses,
             parted=self.monitor.forget,
         )
         arguments = training_arguments(
@@ -123,7 +126,7 @@ class SPTTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self._interrupt = Interrupt(self._write_checkpoint)
         chosen = make_callbacks(self.settings, folder=self.folder, validates=bool(validation))
-        for callback in (self._shared, *chosen, *callbacks, self._interrupt):
+        for callback in (self._interrupt, self._shared, *chosen, *callbacks):
             self.add_callback(callback)
 
     @property
@@ -205,7 +208,7 @@ class SPTTrainer(Trainer):
         number = self._step * self.settings.gradient_accumulation + len(self._batches)
         self._batches.append(batch)
         if self._shared.together(self.state):
-            output = model(batch, only=0)
+            output = model(batch, first=self._shared.starts)
             parts = self.objective.shared(output, batch)
         else:
             output = model(batch, fuse_logits=self.objective.fuses_logits)
@@ -215,6 +218,11 @@ class SPTTrainer(Trainer):
         self.monitor.add(output.scores, parts.nll)
         self._sums.add(parts, batch)
         return parts.total.to(self.args.device)
+
+    def _start_losses(self) -> Tensor:
+        """(starts,) mean losses of the prompts that are trained before they part."""
+        loader = PackedLoader(self.sequences, model=self.spt, budget=self.settings.batch_tokens, seed=self.args.seed)
+        return start_losses(self.spt, loader, starts=self._shared.starts)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Validation figures, named `eval_...` for transformers; logged, and kept in `metrics.jsonl`."""
