@@ -32,7 +32,7 @@ class SharedPrompts(TrainerCallback):
         parted: called when they have parted.
     """
 
-    def __init__(  # noqa: PLR0913 - what a start is made of
+    def __init__(
         self,
         prompts: SoftPrompts,
         *,

@@ -37,8 +37,8 @@ from sptune.training.not_finite import is_finite, kept_state, step_not_finite, w
 from sptune.training.objective import Objective
 from sptune.training.preparation import prepare_retriever
 from sptune.training.shared import SharedPrompts
-from sptune.training.start_losses import start_losses
 from sptune.training.similarity import make_similarity
+from sptune.training.start_losses import start_losses
 from sptune.training.step_sums import StepSums
 from sptune.training.validation import validate
 
