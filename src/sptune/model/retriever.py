@@ -43,13 +43,23 @@ class Contexts:
     def means(self) -> Tensor:
         """(n, D) float32 mean embedding of each context.
 
-        A running sum in float64, so that the n contexts of one sequence cost one pass and a context's mean does not depend on its batch.
+        Sums in float64, so that a context's mean does not depend on its batch; a running one where a sequence has several contexts, which then
+        cost one pass.
         """
+        if len(self.row) <= len(self.embeddings):
+            return self._sums_apart().div_(self.length[:, None]).float()
         sums = self.embeddings.double().cumsum(1)  # (B, T, D)
         end = self._start() + self.length
         total = sums[self.row, end - 1]  # (n, D)
         before = torch.where((self._start() > 0)[:, None], sums[self.row, (self._start() - 1).clamp(min=0)], 0.0)
         return ((total - before) / self.length[:, None]).float()
+
+    def _sums_apart(self) -> Tensor:
+        """(n, D) float64 sum of each context's embeddings, each by itself."""
+        spans = zip(self.row.tolist(), self._start().tolist(), self.length.tolist(), strict=True)
+        return torch.stack(
+            [self.embeddings[row, start : start + length].sum(0, dtype=torch.float64) for row, start, length in spans]
+        )
 
     def recent(self, half_life: float) -> Tensor:
         """(n, D) float32 mean embedding with weights `2^(-age / half_life)`, the last token of the context having age 0: mostly the last message.
