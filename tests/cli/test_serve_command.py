@@ -139,8 +139,8 @@ def test_help_has_every_option_and_examples(monkeypatch: pytest.MonkeyPatch, cap
         (["--base", "x", "--host", "0.0.0.0"], 3, "--host: 0.0.0.0 can be reached by others and no key is set"),
         (["--base", "x", "--slots", "0"], 3, "--slots: "),
         (["--base", "x", "--port", "many"], 2, "--port"),
-        (["--base", "x", "--engine", "vllm"], 2, "--engine: vllm is not there"),
-        (["--base", "x", "--engine", "vllm:http://localhost:1"], 2, "use --engine local"),
+        (["--base", "x", "--engine", "vllm"], 2, "vllm is not installed here"),
+        (["--base", "x", "--engine", "vllm:localhost:1"], 2, "write vllm:http://HOST:PORT"),
         (["--base", "x", "--engine", "local:x"], 2, "is not one of local, vllm and vllm:http"),
         (["--base", "x", "--config", "none.yaml"], 3, "none.yaml"),
         (["./nothing/here"], 6, "nothing/here"),
@@ -194,6 +194,6 @@ def test_the_base_model_is_what_the_first_adapter_says(adapter: Path):
 
 
 def test_engines_that_are_not_there(base: Path):
-    for name in ("vllm", "magic", "local:1"):
+    for name in ("vllm:x", "magic", "local:1"):
         with pytest.raises(UsageError, match="--engine"):
             make_engine(ServerSettings(base=str(base), engine=name))

@@ -18,6 +18,7 @@ from sptune.model.selection import Selection
 from sptune.model.spt import SPTModel
 
 Result = TypeVar("Result")
+Engine = TypeVar("Engine", bound=ServingEngine)
 GREEDY = Decoding(max_new_tokens=16)
 
 
@@ -66,15 +67,25 @@ def serve(
     adapters: dict[str, Path] | None = None,
     **settings: Any,
 ) -> Result:
-    """What `visit` returns of an engine that serves `adapters`."""
+    """What `visit` returns of a `BatchingEngine` that serves `adapters`."""
+    return serve_with(BatchingEngine(base, **settings), visit, adapters=adapters)
+
+
+def serve_with(
+    engine: Engine,
+    visit: Callable[[Engine], Awaitable[Result]],
+    *,
+    adapters: dict[str, Path] | None = None,
+    seconds: float = 60,
+) -> Result:
+    """What `visit` returns, within so many seconds, of `engine`, which is started, given `adapters`, and stopped."""
 
     async def run() -> Result:
-        engine = BatchingEngine(base, **settings)
         await engine.start()
         try:
             for name, path in (adapters or {}).items():
                 await engine.adapters.add(name, path)
-            return await asyncio.wait_for(visit(engine), timeout=60)
+            return await asyncio.wait_for(visit(engine), timeout=seconds)
         finally:
             await engine.stop()
 

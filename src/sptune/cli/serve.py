@@ -75,11 +75,11 @@ def make_engine(settings: ServerSettings) -> ServingEngine:
         ModelError: the base model cannot be loaded.
         AdapterError: the first adapter, which names the base model, cannot be read.
     """
-    kind, colon, _ = settings.engine.partition(":")
+    kind, colon, urls = settings.engine.partition(":")
     if kind == "local" and not colon:
         return _local_engine(settings)
     if kind == "vllm":
-        raise UsageError(f"--engine: {settings.engine} is not there in sptune {__version__}; use --engine local")
+        return _gateway(settings, urls) if colon else _vllm_engine(settings)
     raise UsageError(f"--engine: {settings.engine!r} is not one of local, vllm and vllm:http://HOST:PORT")
 
 
@@ -97,6 +97,58 @@ def _local_engine(settings: ServerSettings) -> ServingEngine:
         prefill=settings.prefill,
         adapter_limit=settings.max_loaded,
     )
+
+
+def _vllm_engine(settings: ServerSettings) -> ServingEngine:
+    """vLLM in this process. The embeddings are given to it in float32: it rounds them to what it computes in."""
+    from sptune.engine.vllm.embeddings_base import load_embeddings
+    from sptune.engine.vllm.engine import VllmEngine
+    from sptune.engine.vllm.in_process import InProcessSource
+
+    _refuse_set(settings, "device", "prefill")
+    name, revision = base_of(settings)
+    source = InProcessSource(
+        name, revision=revision, dtype=settings.dtype, slots=settings.slots, places=settings.places
+    )
+    base = load_embeddings(name, revision=revision, dtype="float32")
+    return VllmEngine(base, source, queue_limit=settings.queue, adapter_limit=settings.max_loaded)
+
+
+def _gateway(settings: ServerSettings, urls: str) -> ServingEngine:
+    """vLLM servers elsewhere; here are the embedding table and the adapters."""
+    from sptune.engine.vllm.embeddings_base import load_embeddings
+    from sptune.engine.vllm.engine import VllmEngine
+    from sptune.engine.vllm.replicas import Replicas, parse_urls
+
+    _refuse_set(settings, "device", "places", "prefill")
+    addresses, key = parse_urls(urls), _replica_key(settings)
+    name, revision = base_of(settings)
+    base = load_embeddings(name, revision=revision, dtype=settings.dtype)
+    source = Replicas(addresses, base, slots=settings.slots, key=key, read_seconds=settings.replica_seconds)
+    return VllmEngine(base, source, queue_limit=settings.queue, adapter_limit=settings.max_loaded)
+
+
+def _refuse_set(settings: ServerSettings, *names: str) -> None:
+    """Refuse options that mean nothing to the engine that is chosen."""
+    for name in names:
+        if name in settings.model_fields_set:
+            raise UsageError(f"--{name.replace('_', '-')}: has no effect with --engine {settings.engine}; leave it out")
+
+
+def _replica_key(settings: ServerSettings) -> str | None:
+    """What the replicas of a gateway ask for: the first line of the file."""
+    path = settings.vllm_api_key_file
+    if path is None:
+        return None
+    try:
+        key = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"--vllm-api-key-file: {path} cannot be read ({error}); give a file that holds the key"
+        ) from error
+    if not key.isascii() or not key.isprintable() or not key:
+        raise UsageError(f"--vllm-api-key-file: {path} does not hold one key; write it on a single line")
+    return key
 
 
 def base_of(settings: ServerSettings) -> tuple[str, str | None]:

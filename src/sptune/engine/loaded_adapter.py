@@ -110,6 +110,7 @@ class AdapterLoader:
         adapter = load_adapter(folder)
         config, tensors = adapter.config, adapter.tensors
         self._check_base(path, config)
+        self._check_reading(path, config)
         retriever = saved.make_retriever(config, tensors, base=self.base)
         own = {name.removeprefix("retriever."): tensor for name, tensor in tensors.items() if name != PROMPTS_KEY}
         retriever.load_state_dict(own)
@@ -123,6 +124,13 @@ class AdapterLoader:
             raise AdapterError(
                 f"{path}: trained on {config.base.id!r}, whose embedding table differs from that of {backbone.base!r}, which is served; "
                 "serve it on the base model it was trained on"
+            )
+
+    def _check_reading(self, path: str | Path, config: AdapterConfig) -> None:
+        if config.retriever.input == "hidden" and not self.base.backbone.has_layers:
+            raise AdapterError(
+                f"{path}: its retriever reads the model's hidden states, and this engine holds no layers to compute them; "
+                "serve it with --engine local"
             )
 
     def _encoder(self, config: AdapterConfig) -> DialogueEncoder:

@@ -150,7 +150,7 @@ class Load:
     Attributes:
         running: replies that are being generated.
         waiting: requests that wait for a slot, or for their adapter.
-        slots: replies that can be generated at a time.
+        slots: replies that can be generated at a time; 0 while the model cannot be reached.
         queue_limit: requests that may wait.
     """
 

@@ -32,6 +32,9 @@ class Backbone(nn.Module):
         ModelError: the model cannot be driven by input embeddings alone.
     """
 
+    has_layers = True
+    """Whether it can run; one that is served elsewhere embeds only."""
+
     def __init__(self, model: PreTrainedModel, *, base: str, revision: str | None = None) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)

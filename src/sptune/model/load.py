@@ -58,16 +58,24 @@ def load_base(base: str, *, revision: str | None = None, dtype: Dtype = "auto", 
 
     source = locate(base)
     place = pick_device(device)
-    with quiet(), _load_errors(base):
+    with quiet(), load_errors(base):
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
         model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=pick_dtype(dtype, place))
         model = model.to(place)
-    size = model.get_input_embeddings().weight.shape[0]
+    check_tokenizer(base, tokenizer, model.get_input_embeddings().weight.shape[0])
+    return LoadedBase(Backbone(model, base=base, revision=revision), tokenizer)
+
+
+def check_tokenizer(base: str, tokenizer: PreTrainedTokenizerBase, size: int) -> None:
+    """Refuse a tokenizer that has tokens beyond an embedding table of `size` rows.
+
+    Raises:
+        ModelError: it has.
+    """
     if len(tokenizer) > size:
         raise ModelError(
             f"{base}: the tokenizer has {len(tokenizer)} tokens, the embedding table only {size}; they do not belong together"
         )
-    return LoadedBase(Backbone(model, base=base, revision=revision), tokenizer)
 
 
 def locate(base: str) -> str:
@@ -131,7 +139,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     logging.getLogger(__name__).info("converting %s once into the model cache", gguf.name)
-    with quiet(), _load_errors(gguf.name):
+    with quiet(), load_errors(gguf.name):
         where = str(gguf.parent)
         dense = GgufConfig(dequantize=True)
         model = AutoModelForCausalLM.from_pretrained(
@@ -189,7 +197,12 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 @contextmanager
-def _load_errors(base: str) -> Iterator[None]:
+def load_errors(base: str) -> Iterator[None]:
+    """Say of whatever goes wrong while a model is loaded that it cannot be loaded.
+
+    Raises:
+        ModelError: names the model, the reason and what can be given.
+    """
     try:
         yield
     except Exception as error:  # configurations, weights and tokenizers each fail in their own ways

@@ -64,6 +64,10 @@ class ServerSettings(Section):
         "auto", description="what the base model computes in"
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps")
+    vllm_api_key_file: Path | None = Field(None, description="file with the key that the replicas of vllm:http ask for")
+    replica_seconds: Seconds = Field(
+        30.0, description="time in which a replica of vllm:http has to send its next token, else it counts as down"
+    )
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0 takes a free one")
 

@@ -45,6 +45,10 @@ class Job:
     receive: Callable[[News], None]
     closed: bool = False
 
+    def close(self) -> None:
+        """Let the worker drop it before the next token, and say so."""
+        self.closed = True
+
 
 @dataclass(slots=True, eq=False)
 class _Row:

@@ -22,6 +22,8 @@ async def ready(service: ServiceOf) -> Health:
         load = service.engine.load()
     except UnavailableError as error:
         raise ApiError(503, "not_ready", str(error), retry_after=RETRY_SECONDS) from error
+    if load.slots == 0:
+        raise ApiError(503, "not_ready", "the model cannot be reached", retry_after=RETRY_SECONDS)
     if load.running >= load.slots and load.waiting >= load.queue_limit:
         raise ApiError(503, "not_ready", "all slots are busy and the queue is full", retry_after=RETRY_SECONDS)
     return Health(status="ok")

@@ -1,4 +1,4 @@
-"""A reply on its way from the worker to whoever asked for it; see `sptune.engine.serving.Stream`."""
+"""A reply on its way from what generates it to whoever asked for it; see `sptune.engine.serving.Stream`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from sptune.engine.serving import Piece
 
 if TYPE_CHECKING:
-    from sptune.engine.batch.worker import Job, News
     from sptune.engine.prepared import Prepared
+    from sptune.errors import SptError
     from sptune.model.selection import Selection
 
 
-class BatchStream:
+class ReplyStream:
     """Lives in the event loop's thread.
 
     Args:
@@ -23,13 +23,13 @@ class BatchStream:
         leave: called once, when nothing more will come of the request.
 
     Attributes:
-        preparing: encodes the request and chooses its prompt.
-        job: what the worker has of it, once it is prepared.
+        task: works on the request; what is given up is cancelled.
+        give_up: takes the request back from a worker that has it, which then says so; None while none has it.
     """
 
-    def __init__(self, *, bare: bool, leave: Callable[[BatchStream], None]) -> None:
-        self.preparing: asyncio.Task[None] | None = None
-        self.job: Job | None = None
+    def __init__(self, *, bare: bool, leave: Callable[[ReplyStream], None]) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self.give_up: Callable[[], None] | None = None
         self._bare = bare
         self._leave = leave
         self._prepared: Prepared | None = None
@@ -78,20 +78,24 @@ class BatchStream:
         """See `Stream.aclose`."""
         if self._ended:
             return
-        if self.preparing is not None:
-            self.preparing.cancel()
-        if self.job is None:
-            self.receive(None)
+        if self.give_up is None:
+            self.break_off(None)
         else:
-            self.job.closed = True  # the worker lets it go before the next token, and says so
+            self.give_up()
+
+    def break_off(self, error: SptError | None) -> None:
+        """End a request that no worker has, with an error or without a word."""
+        if self.task is not None:
+            self.task.cancel()
+        self.receive(error)
 
     def begin(self, prepared: Prepared) -> None:
         """The request is prepared."""
         self._prepared = prepared
         self._begun.set()
 
-    def receive(self, news: News | Exception) -> None:
-        """Take what the worker says, or why the request could not be prepared."""
+    def receive(self, news: Piece | Exception | None) -> None:
+        """Take a piece, an error that ends the reply, or None: it was given up."""
         if self._ended:
             return
         if isinstance(news, Piece):

@@ -1,0 +1,1 @@
+"""Serving on vLLM: in this process, or behind HTTP replicas."""

@@ -1,0 +1,191 @@
+"""One vLLM server: asks it for tokens, looks whether it lives, and whether it serves the right model."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+
+from sptune.engine.serving import OverloadedError, UnavailableError
+from sptune.engine.vllm.completion import Decode, read_error, read_news
+from sptune.errors import ModelError, SptError, UsageError
+
+if TYPE_CHECKING:
+    from sptune.engine.vllm.probe import Probe
+    from sptune.engine.vllm.token_source import TokenNews
+
+_log = logging.getLogger(__name__)
+
+_PATH = "/v1/completions"
+_NOT_FOUND, _BUSY, _REFUSED, _NO_KEY, _STRANGE = 404, {429, 503}, {400, 413, 422}, {401, 403}, {401, 403, 404, 405}
+_TRUE_SECONDS = 120.0  # to the first tokens of a vLLM that has just started, which warms up with them
+_IDLE_SECONDS = 2.0  # of a connection that is kept; vLLM closes them after 5, which a request must not run into
+
+
+class ReplicaError(SptError):
+    """A replica that failed on a request: another one may answer it."""
+
+
+class ReplicaLostError(ReplicaError):
+    """A replica that died, hangs, or became another server: it is to be given no more requests."""
+
+
+class Replica:
+    """A vLLM server behind HTTP. Used from one event loop.
+
+    Args:
+        url: `http://HOST:PORT`.
+        key: sent as `Authorization: Bearer KEY`, where there is one.
+        connect_seconds: time to connect.
+        read_seconds: time from one token to the next; a replica that takes longer for all its replies hangs.
+
+    Attributes:
+        open: requests that it has.
+        used: number of the request that it was given last.
+        up: whether it is given requests.
+        window: the most tokens of prompt, context and reply that it takes; None where it was not asked yet.
+    """
+
+    def __init__(self, url: str, *, key: str | None, connect_seconds: float, read_seconds: float) -> None:
+        self.url = url
+        self.open = self.used = 0
+        self.up = False
+        self.window: int | None = None
+        self._reason = ""
+        self._heard = 0.0  # when the last token of any reply came
+        self._connect_seconds, self._read_seconds = connect_seconds, read_seconds
+        self._client = httpx2.AsyncClient(
+            base_url=url,
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx2.Timeout(read_seconds, connect=connect_seconds),
+            limits=httpx2.Limits(keepalive_expiry=_IDLE_SECONDS),
+        )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+
+    async def complete(
+        self, body: bytes, *, decode: Decode, count: int = 0, read_seconds: float | None = None
+    ) -> AsyncGenerator[TokenNews, None]:
+        """The reply to a request that `completion.make_body` made. Closing it aborts the request.
+
+        Args:
+            body: the request.
+            decode: the text of tokens, for log-probabilities.
+            count: the most probable tokens that it asks for.
+            read_seconds: time from one token to the next, where it is another than usual.
+
+        Raises:
+            UsageError: the request is refused.
+            OverloadedError: the replica has no room.
+            ReplicaLostError: it died, hangs, or is another server now.
+            ReplicaError: it failed.
+        """
+        self.open += 1
+        timeout = httpx2.Timeout(read_seconds or self._read_seconds, connect=self._connect_seconds)
+        headers = {"Content-Type": "application/json"}
+        try:
+            async with self._client.stream("POST", _PATH, content=body, headers=headers, timeout=timeout) as response:
+                await _check(response)
+                finished = False
+                async for event in httpx2.EventSource(response):
+                    self._heard = time.monotonic()
+                    if event.data != "[DONE]":
+                        news = read_news(event.data, count=count, decode=decode)
+                        finished = news.finish is not None
+                        yield news
+                if not finished:
+                    raise ReplicaLostError("the connection ended within a reply")
+        except httpx2.ReadTimeout as error:
+            if time.monotonic() - self._heard < self._read_seconds:  # others are answered: it is busy and does not hang
+                raise OverloadedError("the model has no room; try again later", retry_after=1.0) from error
+            raise ReplicaLostError(f"no token in {self._read_seconds:g} seconds") from error
+        except (httpx2.HTTPError, httpx2.SSEError) as error:
+            raise ReplicaLostError(_reason(error)) from error
+        except UnavailableError as error:
+            raise ReplicaError(str(error)) from error
+        finally:
+            self.open -= 1
+
+    async def look(self, probe: Probe) -> None:
+        """See whether it lives; one that was down is probed before it is given requests again.
+
+        Raises:
+            ModelError: it lives, and is of no use as it was started.
+        """
+        try:
+            response = await self._client.get("/health")
+            if response.status_code == _NOT_FOUND:
+                raise ModelError(_no_vllm(self.url))
+            if not response.is_success:
+                raise ReplicaError(f"/health answers {response.status_code}")
+            if not self.up:
+                await self._prove(probe)
+        except (httpx2.HTTPError, ReplicaError, OverloadedError) as error:
+            self._lose(_reason(error))
+        except ModelError as error:
+            self._lose(str(error))
+            raise
+
+    async def _prove(self, probe: Probe) -> None:
+        """Take requests, where it serves the right model."""
+        model = await self._served()
+        self.window = model.get("max_model_len")
+        await probe.check(self, model=str(model.get("root") or model.get("id")), read_seconds=_TRUE_SECONDS)
+        self.up, self._reason = True, ""
+        _log.info("replica.up", extra={"note": {"replica": self.url}})
+
+    async def _served(self) -> dict[str, Any]:
+        """What it says of its model."""
+        response = await self._client.get("/v1/models")
+        if response.status_code in _NO_KEY:
+            raise ModelError(
+                f"{self.url} refuses the key; give the one that vLLM was started with (--vllm-api-key-file)"
+            )
+        try:
+            response.raise_for_status()
+            model: dict[str, Any] = response.json()["data"][0]
+        except (httpx2.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
+            raise ModelError(_no_vllm(self.url)) from error
+        return model
+
+    def note(self, error: ReplicaError) -> None:
+        """Take note of a request that failed: in the log, and by giving no more to a replica that is lost."""
+        if isinstance(error, ReplicaLostError):
+            self._lose(str(error))
+        else:
+            _log.warning("replica.failed", extra={"note": {"replica": self.url, "reason": str(error)}})
+
+    def _lose(self, reason: str) -> None:
+        """Give it no requests until it was looked at."""
+        if self.up or reason != self._reason:
+            _log.warning("replica.down", extra={"note": {"replica": self.url, "reason": reason}})
+        self.up, self._reason = False, reason
+
+
+async def _check(response: httpx2.Response) -> None:
+    """Raise what an answer that is not a reply says."""
+    if response.is_success:
+        return
+    message, status = read_error(await response.aread()), response.status_code
+    if status in _BUSY:
+        wait = response.headers.get("Retry-After", "")
+        raise OverloadedError(
+            "the model has no room; try again later", retry_after=float(wait) if wait.isdigit() else 1.0
+        )
+    if status in _REFUSED:
+        raise UsageError(f"the model refuses the request ({message})")
+    kind = ReplicaLostError if status in _STRANGE else ReplicaError
+    raise kind(f"{_PATH} answers {status} ({message})")
+
+
+def _no_vllm(url: str) -> str:
+    return f"{url} does not answer like vLLM; give the address of a `vllm serve`, without /v1"
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if isinstance(error, httpx2.HTTPError) else str(error)
