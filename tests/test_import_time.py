@@ -37,7 +37,9 @@ def test_an_import_is_light(module: str):
     assert loaded_after(f"import {module}") == set()
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"], ["chat", "--help"], ["serve", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["train", "--help"], ["chat", "--help"], ["serve", "--help"]]
+)
 def test_help_is_light(arguments: list[str]):
     assert (
         loaded_after(f"import sys; sys.argv = {['sptune', *arguments]!r}; from sptune.cli.main import main; main()")

@@ -133,8 +133,8 @@ def test_replies_survive_the_file(tmp_path: Path) -> None:
     path = tmp_path / "new" / "generations.jsonl"
     write_records(path, [said, replace(said, prediction="")])
     assert read_records(path, Generation) == [said, replace(said, prediction="")]
-    older = {name: value for name, value in asdict(said).items() if name not in ("candidate", "score")}
-    path.write_text(json.dumps(older), encoding="utf-8")  # as it was before there were candidates
+    older = {name: value for name, value in asdict(said).items() if name not in ("candidate", "score", "bertscore")}
+    path.write_text(json.dumps(older), encoding="utf-8")  # as it was before there were candidates, and scores of each
     assert read_records(path, Generation) == [said]
     write_records(path, [said, said])
     assert len(path.read_bytes().splitlines()) == 2

@@ -2,49 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from tiny_encoder import save_encoder
 from torchmetrics.functional.text.bert import bert_score
-from transformers import BertConfig, BertModel, BertTokenizerFast, GPT2Config, GPT2Model, PreTrainedTokenizerFast
+from transformers import BertTokenizerFast, GPT2Config, GPT2Model, PreTrainedTokenizerFast
 
 from sptune.errors import ModelError
-from sptune.evaluation.metrics.bertscore import BertScore, Encoder, bertscore, load_encoder, tuned_layer
+from sptune.evaluation.metrics.bertscore import BertScore, Encoder, bertscore, bertscores, load_encoder, tuned_layer
 
-WORDS = [
-    "i",
-    "like",
-    "to",
-    "sail",
-    "boats",
-    "and",
-    "cats",
-    "my",
-    "dog",
-    "is",
-    "old",
-    ".",
-    "we",
-    "go",
-    "out",
-    "a",
-    "lot",
-    "hello",
-]
-VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
 PREDICTIONS = ["i like to sail boats", "hello", "my dog is old . we go out", "cats", "we go"]
 REFERENCES = ["my dog", "i like cats and boats a lot", "hello", "cats", "we go out a lot"]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("encoder")
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    BertModel(BertConfig(vocab_size=len(VOCABULARY), max_position_embeddings=32, **sizes)).save_pretrained(path)
-    BertTokenizerFast(vocab={word: number for number, word in enumerate(VOCABULARY)}).save_pretrained(path)
-    return path
+    return save_encoder(tmp_path_factory.mktemp("encoder"))
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +57,14 @@ def test_a_batch_is_the_mean_of_its_pairs_in_any_order(encoder: Encoder) -> None
     alone = [bertscore([a], [b], encoder) for a, b in zip(PREDICTIONS, REFERENCES, strict=True)]
     assert together.f1 == pytest.approx(sum(one.f1 for one in alone) / 5, abs=1e-6)
     assert bertscore(PREDICTIONS[::-1], REFERENCES[::-1], encoder) == together
+
+
+def test_each_reply_has_the_score_that_it_has_alone(encoder: Encoder) -> None:
+    each = bertscores([*PREDICTIONS, PREDICTIONS[0]], [*REFERENCES, REFERENCES[0]], encoder)
+    fresh = replace(encoder, scores={})
+    assert each == [bertscore([a], [b], fresh) for a, b in zip(PREDICTIONS, REFERENCES, strict=True)] + [each[0]]
+    assert len({one.f1 for one in each}) == len(PREDICTIONS)
+    assert len(fresh.scores) == len(PREDICTIONS), "what was scored is not scored again"
 
 
 def test_identical_is_100_and_symmetric_roles(encoder: Encoder) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tiny_encoder import save_encoder
 
 from sptune.data.dialogue import Dialogue
 from sptune.errors import DataError, ModelError, StorageError, UsageError
@@ -103,6 +104,21 @@ def test_files_give_back_the_evaluation(whole: Evaluation, output: Path) -> None
     assert load_result(output) == load_result(output / "evaluation.json") == whole.result
     assert tuple(read_records(output / "turns.jsonl", TurnRecord)) == whole.turns
     assert tuple(read_records(output / "generations.jsonl", Generation)) == whole.generations
+
+
+def test_bertscore_is_kept_for_every_reply(
+    model: SPTModel, dialogues: Dialogues, tmp_path: Path, whole: Evaluation
+) -> None:
+    encoder = str(save_encoder(tmp_path / "encoder"))
+    wanted = replace(QUICK, parts=("generation",), bertscore_model=encoder)
+    found = evaluate(model, dialogues, settings=wanted, output=tmp_path / "output")
+    assert tuple(read_records(tmp_path / "output" / "generations.jsonl", Generation)) == found.generations
+    assert tuple(replace(one, bertscore=None) for one in found.generations) == whole.generations
+    assert found.result.metrics
+    for part in ("f1", "precision", "recall"):
+        values = [getattr(one.bertscore, part) for one in found.generations]
+        assert len(set(values)) > 1
+        assert found.result.metrics.values[f"bertscore_{part}"] == pytest.approx(sum(values) / len(values))
 
 
 def test_json_round_trip(whole: Evaluation) -> None:

@@ -44,13 +44,15 @@ def test_methods_settings_and_seeds(shelf: Shelf):
 def test_what_is_measured_where(shelf: Shelf):
     one = {"kind": "spt", "set": {"prompts.count": 1}}
     settings = shelf.settings(
-        {"pt": one, "spt": {"kind": "spt"}, "lora": {"kind": "lora"}},
+        {"pt": one, "spt": {"kind": "spt"}, "lora": {"kind": "lora"}, "plain": {**one, "decodings": []}},
         decodings=["fused", "rerank"],
         ranking=["top1", "fused"],
         generation=["top1", "random", "rerank"],
     )
     found = {cell.method: cell.evaluations for cell in expand(settings)}
-    assert found["pt"] == found["lora"] == {"top1": ("likelihood", "ranking", "generation")}
+    reranked = {"top1": ("likelihood", "ranking", "generation"), "rerank": ("generation",)}
+    assert found["pt"] == found["lora"] == reranked, "with one prompt there is nothing to fuse"
+    assert found["plain"] == {"top1": reranked["top1"]}
     assert found["spt"] == {
         "top1": ("likelihood", "ranking", "generation"),
         "random": ("generation",),

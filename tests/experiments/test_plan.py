@@ -10,6 +10,8 @@ import pytest
 from small_comparison import METHODS, Shelf
 from sptune.config import load_comparison
 from sptune.errors import StorageError, UsageError
+from sptune.experiments.claim import claimed
+from sptune.experiments.folders import cell_folder
 from sptune.experiments.plan import PLAN_NAME, SETTINGS_NAME, begin, check, make_plan, read_plan
 
 
@@ -78,6 +80,27 @@ def test_what_else_changes_is_named(shelf: Shelf, methods: Any, changes: dict[st
     text = refusal(shelf, methods, **changes)
     assert message in text
     assert "choose another folder with output=FOLDER" in text
+
+
+def test_how_replies_are_reranked_may_change_until_some_are(shelf: Shelf):
+    """The settings of a decoding matter to nothing else: neither before it is asked for, nor before a cell has it."""
+    more = {"set": {"evaluation.rerank.candidates": 4}}
+    shelf.begun()
+    grow(shelf, **more)
+    grow(shelf, decodings=["rerank"], set={"evaluation.rerank.candidates": 2})
+    grow(shelf, decodings=["rerank"], **more)
+    assert {cell.recipe.evaluation.rerank.candidates for cell in read_plan(shelf.output).cells} == {4}
+    assert "evaluation.max_new_tokens was 3" in refusal(
+        shelf, decodings=["rerank"], set={"evaluation.max_new_tokens": 5}
+    )
+    changed = {"decodings": ["rerank"], "set": {"evaluation.rerank.candidates": 8}}
+    place = cell_folder(shelf.output, "pt", 0)
+    with claimed(place):
+        assert "pt: evaluation.rerank.candidates was 4, is 8" in refusal(shelf, **changed), "one is being made"
+    (place / "evaluation" / "rerank").mkdir(parents=True)
+    check(shelf.output, make_plan(shelf.settings(**changed)))
+    (place / "evaluation" / "rerank" / "evaluation.json").touch()
+    assert "spt: evaluation.rerank.candidates was 4, is 8" in refusal(shelf, **changed)
 
 
 def test_a_difference_is_told_once_however_many_seeds_have_it(shelf: Shelf):

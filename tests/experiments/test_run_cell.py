@@ -34,7 +34,11 @@ def ran(tiny_base: LoadedBase, tmp_path_factory: pytest.TempPathFactory) -> tupl
     """A comparison with two cells done: one prompt; three prompts, with controls and fused decoding."""
     shelf = Shelf(tmp_path_factory.mktemp("shelf"), tiny_base)
     plan, tasks = shelf.begun(
-        {**METHODS, **MORE}, decodings=["fused"], generation=["top1", "random", "fused"], ranking=["top1"]
+        {**METHODS, **MORE},
+        decodings=["fused", "rerank"],
+        generation=["top1", "random", "fused", "rerank"],
+        ranking=["top1"],
+        set={"evaluation.rerank.candidates": 2},
     )
     by_label = {task.cell.label: task for task in tasks}
     for label in ("pt", "spt"):
@@ -70,18 +74,26 @@ def test_the_record(ran: tuple[Shelf, Plan, dict[str, Task]]):
     assert tasks["spt"].perplexity() == likelihood.perplexity
 
 
-def test_one_prompt_has_no_controls_and_no_probe(ran: tuple[Shelf, Plan, dict[str, Task]]):
+def test_one_prompt_has_no_controls_and_no_probe_but_candidates(ran: tuple[Shelf, Plan, dict[str, Task]]):
     folder = ran[2]["pt"].folder
-    assert [path.name for path in (folder / "evaluation").iterdir()] == ["top1"]
+    found = {path.name: load_result(path) for path in (folder / "evaluation").iterdir()}
+    assert found.keys() == {"top1", "rerank"}
     assert not (folder / "probe.json").exists()
+    assert len((folder / "evaluation" / "rerank" / "candidates.jsonl").read_text().splitlines()) == len(
+        turns(ran[2]["pt"], "top1")
+    )
+    assert found["rerank"].metrics
+    assert found["rerank"].likelihood == found["top1"].likelihood
+    assert found["rerank"].selection is None
 
 
 def test_every_decoding_has_its_likelihoods_and_only_some_have_replies(ran: tuple[Shelf, Plan, dict[str, Task]]):
     folder = ran[2]["spt"].folder / "evaluation"
     results = {path.name: load_result(path) for path in folder.iterdir()}
-    assert results.keys() == {"top1", "random", "best-single", "fused"}
-    assert {name for name, found in results.items() if found.metrics} == {"top1", "random", "fused"}
-    assert {name for name in results if (folder / name / "generations.jsonl").exists()} == {"top1", "random", "fused"}
+    spoken = {"top1", "random", "fused", "rerank"}
+    assert results.keys() == {*spoken, "best-single"}
+    assert {name for name, found in results.items() if found.metrics} == spoken
+    assert {name for name in results if (folder / name / "generations.jsonl").exists()} == spoken
     for found in results.values():
         assert found.likelihood
         assert results["top1"].likelihood

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -29,7 +29,10 @@ KIND_KEYS: dict[str, tuple[str, ...]] = {
 COMMON_KEYS = ("kind", "recipe", "set", "rates", "grid", "seeds", "decodings")
 UNTRAINED = ("zero_shot", "few_shot", "rag")
 
-TOP1 = "top1"
+TOP1, RERANK = "top1", "rerank"
+ONE_PROMPT = (TOP1, RERANK)  # decodings that mean something where there is no choice of prompts
+Control = Literal["random", "best-single"]  # other choices of prompts, to tell what the retriever's is worth
+CONTROLS: tuple[Control, ...] = get_args(Control)
 METHOD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -126,12 +129,12 @@ class ComparisonSettings(Section):
     reference: str | None = Field(None, description="the method that gains and significance are against")
     tuning: TuningSettings = Field(TuningSettings(), description="how learning rates are chosen, see below")
     methods: dict[str, MethodSettings] = Field({}, description="name -> method, see below")
-    controls: tuple[Literal["random", "best-single"], ...] = Field(
-        ("random", "best-single"),
+    controls: tuple[Control, ...] = Field(
+        CONTROLS,
         description="where K > 1, also under these: a prompt drawn anew for each turn, and the one that is best on validation",
     )
     decodings: tuple[str, ...] = Field(
-        (), description="where K > 1, also under these values of evaluation.decoding: fused, gated, rerank"
+        (), description="also under these values of evaluation.decoding: fused and gated (where K > 1), rerank"
     )
     ranking: tuple[str, ...] = Field((TOP1,), description="decodings whose hits@k are measured (minutes each)")
     generation: tuple[str, ...] | None = Field(None, description="decodings whose replies are measured; null is all")
@@ -152,7 +155,7 @@ class ComparisonSettings(Section):
         return Path(self.output) if self.output else Path("runs") / "compare" / self.name
 
     def decodings_of(self, method: MethodSettings) -> tuple[str, ...]:
-        """The decodings of a method with more than one prompt: top-1, controls, further ones."""
+        """The decodings of a method: top-1, controls, further ones. With one prompt those in `ONE_PROMPT` alone are measured."""
         further = self.decodings if method.decodings is None else method.decodings
         return tuple(dict.fromkeys((TOP1, *self.controls, *further)))
 
@@ -214,7 +217,7 @@ def _decodings(settings: ComparisonSettings) -> Iterator[str]:
             if name not in known:
                 yield f"{key}: {name!r} is none of the decodings {', '.join(sorted(known))}"
     asked = chain(settings.decodings, *(method.decodings or () for method in settings.methods.values()))
-    for name in sorted({name for name in asked if name in (TOP1, "random", "best-single")}):
+    for name in sorted({name for name in asked if name in (TOP1, *CONTROLS)}):
         yield f"decodings: {name} is {'always there' if name == TOP1 else 'a control; name it in `controls`'}"
 
 

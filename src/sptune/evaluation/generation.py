@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sptune.errors import UsageError
 from sptune.evaluation.batches import padded_batches, sharing_batches
+from sptune.evaluation.metrics.bertscore import BertScore, Encoder, bertscores
 from sptune.evaluation.metrics.profile import MetricReport, Reply, compute
 from sptune.evaluation.rerank import RerankWeights, TurnCandidates, rerank
 from sptune.model.sampling import draw_seed
@@ -36,6 +37,7 @@ class Generation:
         tokens: new tokens that were generated, before the cut; `max_new_tokens` of them is a reply that came to no end.
         candidate: number of the candidate that was chosen, of the turn's line in `candidates.jsonl`; None without candidates.
         score: its score.
+        bertscore: percent; None where no encoder was named.
     """
 
     dialogue: str
@@ -50,6 +52,7 @@ class Generation:
     tokens: int
     candidate: int | None = None
     score: float | None = None
+    bertscore: BertScore | None = None
 
 
 class GenerationInterrupted(KeyboardInterrupt):
@@ -155,6 +158,13 @@ def measure(
     """All text metrics of `generations`; see `metrics.profile.compute`."""
     replies = [Reply(one.prediction, one.reference, one.persona, one.dialogue, one.turn) for one in generations]
     return compute(replies, profile=profile, bertscore_model=bertscore_model, seed=seed)
+
+
+def with_bertscore(generations: Sequence[Generation], encoder: Encoder) -> list[Generation]:
+    """`generations` with the BERTScore of each, whose means are those of `measure`."""
+    texts, references = [one.prediction for one in generations], [one.reference for one in generations]
+    scores = bertscores(texts, references, encoder)
+    return [replace(one, bertscore=score) for one, score in zip(generations, scores, strict=True)]
 
 
 def _reply(model: SPTModel, turns: Sequence[ChosenTurn], decoding: Decoding) -> list[Generation]:

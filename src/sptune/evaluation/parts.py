@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sptune.evaluation.candidate_replies import Reranking, make_candidates
-from sptune.evaluation.generation import Generation, GenerationInterrupted, chosen_reply, generate_replies, measure
+from sptune.evaluation.generation import (
+    Generation,
+    GenerationInterrupted,
+    chosen_reply,
+    generate_replies,
+    measure,
+    with_bertscore,
+)
+from sptune.evaluation.metrics import bertscore
 from sptune.evaluation.ranking import rank_turns
 from sptune.evaluation.records import write_records
 from sptune.evaluation.result import CANDIDATES_NAME, GENERATIONS_NAME, PARTIAL_CANDIDATES_NAME, PARTIAL_NAME
@@ -75,7 +83,7 @@ class Parts:
             )
 
     def generate(self, turns: Sequence[ChosenTurn], output: Path | None) -> list[Generation]:
-        """A reply to every turn, written to `output` when all are there, or what there is on Ctrl-C."""
+        """A reply to every turn, written to `output` when all are there, or what there is on Ctrl-C; then scored by an encoder."""
         if "generation" not in self.settings.parts:
             return []
         try:
@@ -88,7 +96,16 @@ class Parts:
             raise
         if output:
             write_records(output / GENERATIONS_NAME, made)
-        return made
+        name = self.settings.bertscore_model
+        return self._bertscored(made, name, output) if name and bertscore.installed() else made
+
+    def _bertscored(self, made: Sequence[Generation], encoder: str, output: Path | None) -> list[Generation]:
+        """Replies with their BERTScore, which stand in `output` already: scoring may take long."""
+        with self.timed("bertscore"):
+            scored = with_bertscore(made, bertscore.load_encoder(encoder))
+        if output:
+            write_records(output / GENERATIONS_NAME, scored)
+        return scored
 
     def _say(self, turns: Sequence[ChosenTurn]) -> list[Generation]:
         return generate_replies(

@@ -11,7 +11,7 @@ from itertools import product
 from typing import Any
 
 from sptune.config import ComparisonSettings, MethodSettings, Recipe, method_recipe
-from sptune.config.compare import TOP1
+from sptune.config.compare import ONE_PROMPT, TOP1
 from sptune.config.mistakes import find_mistakes
 from sptune.config.reading import refuse_mistakes
 from sptune.errors import RecipeError
@@ -153,9 +153,10 @@ def _evaluations(
     settings: ComparisonSettings, method: MethodSettings, recipe: Recipe
 ) -> tuple[dict[str, tuple[str, ...]], list[str]]:
     """What is measured under each decoding; and decodings that the recipe does not know."""
-    names = settings.decodings_of(method) if has_choice(method, recipe) else (TOP1,)
+    every, choice = settings.decodings_of(method), has_choice(method, recipe)
+    names = [name for name in every if choice or name in ONE_PROMPT]
     wrong = []
-    for name in names:
+    for name in every:
         if name not in (TOP1, *settings.controls):
             raw = recipe.model_dump(mode="json")
             raw["evaluation"]["decoding"] = name

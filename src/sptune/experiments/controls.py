@@ -86,9 +86,8 @@ def add_likelihood(top1: Path, output: Path) -> None:
     filled = [_with_score(one, found[one.dialogue, one.turn]) for one in records]
     scores = [_score(one) for one in filled]
     write_records(output / TURNS_NAME, filled)
-    save_result(
-        output, replace(load_result(output), likelihood=likelihood(scores), selection=selection_quality(scores))
-    )
+    selection = selection_quality(scores) if len(scores[0].logprobs) > 1 else None
+    save_result(output, replace(load_result(output), likelihood=likelihood(scores), selection=selection))
 
 
 def _with_score(record: TurnRecord, known: TurnRecord) -> TurnRecord:

@@ -1,4 +1,4 @@
-"""What a comparison's folder was begun with. It may grow by methods, seeds, grid values and decodings; nothing else may change."""
+"""What a comparison's folder was begun with. It may grow by methods, seeds, grid values and decodings; what results come from may not change."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from sptune.config import ComparisonSettings, MethodSettings, TuningSettings, dump_comparison, parse_recipe
+from sptune.config.compare import RERANK
 from sptune.errors import RecipeError, StorageError, UsageError
 from sptune.experiments.cells import Cell, expand
+from sptune.experiments.claim import owner
+from sptune.experiments.folders import EVALUATION, cell_folder
 from sptune.files import write_json, write_text
 
 SETTINGS_NAME, PLAN_NAME = "compare.yaml", "plan.json"
@@ -85,7 +88,8 @@ def check(folder: Path, plan: Plan) -> None:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise StorageError(f"{folder}: is in use, and holds no comparison; choose another with output=FOLDER")
         return
-    changed = list(dict.fromkeys(differences(read_plan(folder), plan)))
+    before = read_plan(folder)
+    changed = list(dict.fromkeys(differences(before, plan, reranked=_is_reranked(folder, before))))
     if changed:
         listed = "\n".join(f"  {line}" for line in changed)
         raise UsageError(
@@ -110,8 +114,14 @@ def read_plan(folder: Path) -> Plan:
         raise UsageError(f"{folder / PLAN_NAME}: cannot be read by this version of sptune ({error})") from error
 
 
-def differences(before: Plan, now: Plan) -> Iterator[str]:
-    """What a folder's plan and a new one disagree on, in words; what is only in the new one is no disagreement."""
+def differences(before: Plan, now: Plan, *, reranked: bool = True) -> Iterator[str]:
+    """What a folder's plan and a new one disagree on, in words; what is only in the new one is no disagreement.
+
+    Args:
+        before: the folder's.
+        now: the new one.
+        reranked: whether replies were chosen among candidates already; where none were, nothing depends on how.
+    """
     shared = [{"tuning": plan.tuning.model_dump(exclude={"unequal"}), "probe": plan.probe} for plan in (before, now)]
     yield from _changed("", *shared)
     cells = {(cell.label, cell.seed): cell for cell in now.cells}
@@ -123,14 +133,21 @@ def differences(before: Plan, now: Plan) -> Iterator[str]:
         for name, parts in old.evaluations.items():
             for part in set(parts) - set(new.evaluations.get(name, ())):
                 yield f"{old.label}: the {part} of decoding {name} was there, is gone"
-        yield from _changed(f"{old.label}: ", *(_content(cell) for cell in (old, new)))
+        yield from _changed(f"{old.label}: ", *(_content(cell, reranked=reranked) for cell in (old, new)))
 
 
-def _content(cell: Cell) -> dict[str, Any]:
-    """What a cell is trained with; its seed, and where a run would be written, aside."""
-    return cell.settings.model_dump(mode="json") | cell.recipe.model_dump(
-        mode="json", exclude={"seed", "name", "output"}
-    )
+def _is_reranked(folder: Path, plan: Plan) -> bool:
+    """Whether a cell has replies that were chosen among candidates, or a process is at work on one that will."""
+    places = [cell_folder(folder, cell.label, cell.seed) for cell in plan.cells if RERANK in cell.evaluations]
+    return any((place / EVALUATION / RERANK / "evaluation.json").exists() or owner(place) for place in places)
+
+
+def _content(cell: Cell, *, reranked: bool) -> dict[str, Any]:
+    """What a cell is trained and evaluated with; its seed, and where a run would be written, aside."""
+    recipe = cell.recipe.model_dump(mode="json", exclude={"seed", "name", "output"})
+    if not reranked:
+        del recipe["evaluation"]["rerank"]
+    return cell.settings.model_dump(mode="json") | recipe
 
 
 def _to_json(plan: Plan) -> dict[str, Any]:

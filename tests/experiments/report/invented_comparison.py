@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from sptune.config import dump_comparison, parse_comparison
 from sptune.evaluation.generation import Generation, measure
+from sptune.evaluation.metrics.bertscore import BertScore
 from sptune.evaluation.ranking import TurnRank, ranking
 from sptune.evaluation.records import write_records
 from sptune.evaluation.result import (
@@ -50,7 +51,8 @@ class Behaviour:
         prompts: K.
         follows: share of turns on which the best prompt is chosen.
         curve: validation perplexities in the course of training.
-        bertscore: value of BERTScore's three figures; None leaves them out.
+        bertscore: mean of BERTScore's three figures; None leaves them out.
+        scored: whether BERTScore is kept for each reply.
     """
 
     copied: float = 0.2
@@ -61,6 +63,7 @@ class Behaviour:
     follows: float = 0.5
     curve: tuple[float, ...] = (40.0, 30.0, 26.0)
     bertscore: float | None = None
+    scored: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,11 +92,14 @@ def write_cell(
     *,
     setting: Mapping[str, Any] | None = None,
     size: Size | None = None,
-    decodings: Sequence[str] = ("top1",),
+    decodings: Sequence[str] | Mapping[str, Behaviour] = ("top1",),
     replies: Sequence[str] | None = None,
     **record: Any,
 ) -> Path:
-    """A cell that is done, with its evaluations and its learning curve; `replies` take the place of invented ones."""
+    """A cell that is done, with its evaluations and its learning curve; `replies` take the place of invented ones.
+
+    A decoding may have a behaviour of its own.
+    """
     place = cell_folder(folder, label_of(method, setting or {}), seed)
     write_record(folder, method, seed, setting=setting, **record)
     log = MetricsLog(place / RUN / "metrics.jsonl")
@@ -101,7 +107,8 @@ def write_cell(
         log.append({"kind": "train", "step": step, "tokens": 1000.0, "total": 3.0})
         log.append({"kind": "validation", "step": step, "perplexity": perplexity + 0.3 * seed})
     for decoding in decodings:
-        write_evaluation(place, decoding, seed, behaviour, size=size or Size(), replies=replies)
+        own = decodings[decoding] if isinstance(decodings, Mapping) else behaviour
+        write_evaluation(place, decoding, seed, own, size=size or Size(), replies=replies)
     if behaviour.prompts > 1:
         picks = [0] * ((size or Size()).dialogues * (size or Size()).turns)
         write_json(
@@ -131,26 +138,28 @@ def write_record(
 def write_evaluation(
     place: Path, decoding: str, seed: int, behaviour: Behaviour, *, size: Size, replies: Sequence[str] | None = None
 ) -> None:
-    """`evaluation/DECODING` of a cell; only top-1 has likelihoods and ranks."""
+    """`evaluation/DECODING` of a cell; all have likelihoods, only top-1 has ranks."""
     main, output = decoding == "top1", place / EVALUATION / decoding
     scores = [_score(number, seed, behaviour, size) for number in range(size.dialogues * size.turns)]
     ranks = [TurnRank(score.dialogue, score.turn, 1 + (n + seed) % 3, 20) for n, score in enumerate(scores)]
     drawn = random.Random(f"{place.parent.name} {seed} {decoding}")
     generations = [_generation(n, score, behaviour, drawn, replies) for n, score in enumerate(scores)]
     write_records(output / TURNS_NAME, [_record(score, rank, main) for score, rank in zip(scores, ranks, strict=True)])
-    write_records(output / GENERATIONS_NAME, generations)
     metrics = measure(generations, profile="paper")
     if behaviour.bertscore is not None:
         names = ("bertscore_f1", "bertscore_precision", "bertscore_recall")
         metrics.values.update(dict.fromkeys(names, behaviour.bertscore))
+    if behaviour.scored:
+        generations = _scored(generations, behaviour)
+    write_records(output / GENERATIONS_NAME, generations)
     encoder = None if behaviour.bertscore is None else "invented"
     forced = {"prompt": 0} if decoding == "best-single" else {}
     result = EvaluationResult(
         model=ModelInfo("tiny", None, "e" * 64, "adapter", "a" * 64, behaviour.prompts, 8, "paper", True, "float32"),
         data=DataInfo("talks.txt", "96:98", "self", size.dialogues, len(scores), "d" * 64),
         settings=as_json(Settings()) | {"stops": [], "bertscore_model": encoder} | forced,
-        likelihood=likelihood(scores) if main else None,
-        selection=selection_quality(scores) if main and behaviour.prompts > 1 else None,
+        likelihood=likelihood(scores),
+        selection=selection_quality(scores) if behaviour.prompts > 1 else None,
         ranking=ranking(ranks, turns=len(ranks)) if main else None,
         metrics=metrics,
     )
@@ -182,7 +191,8 @@ def _score(number: int, seed: int, behaviour: Behaviour, size: Size) -> TurnScor
     logprobs = tuple(-10 * loss for loss in losses)
     where = (f"talk-{number // size.turns:02}", number % size.turns)
     selection = Selection(chosen, row, 0.8 if behaviour.prompts > 1 else 0.0)
-    return TurnScore(*where, 10, len(human(number)), logprobs, max(logprobs) - 0.5, selection)
+    fused, gated = max(logprobs) - 0.5, max(logprobs) - 0.2
+    return TurnScore(*where, 10, len(human(number)), logprobs, fused, selection, gated)
 
 
 def _generation(
@@ -197,10 +207,17 @@ def _generation(
     return Generation(*where, spoken, reference, chosen.prompt, chosen.scores, chosen.margin, 8)
 
 
+def _scored(generations: Sequence[Generation], behaviour: Behaviour) -> list[Generation]:
+    """With BERTScores around their mean: above it and below it by turns, and the last on it where their number is odd."""
+    mean, last = behaviour.bertscore or 0.0, len(generations) // 2 * 2
+    values = [mean + (2.0 if n % 2 else -2.0) * (n < last) for n in range(len(generations))]
+    scores = (BertScore(value, value, value) for value in values)
+    return [replace(one, bertscore=score) for one, score in zip(generations, scores, strict=True)]
+
+
 def _record(score: TurnScore, rank: TurnRank, main: bool) -> TurnRecord:
     chosen = score.selection
     where = (score.dialogue, score.turn, chosen.prompt, chosen.scores, chosen.margin)
-    if not main:
-        return TurnRecord(*where)
     figures = (score.tokens, score.bytes, score.logprobs, score.fused_logprob)
-    return TurnRecord(*where, *figures, rank.rank, rank.candidates)
+    ranks = (rank.rank, rank.candidates) if main else (None, None)
+    return TurnRecord(*where, *figures, *ranks, score.gated_logprob)

@@ -84,6 +84,30 @@ def test_quality_shows_every_system_and_the_human_dist_as_a_line() -> None:
     assert [text.get_text() for text in first.get_legend().get_texts()] == ["pt", "k"]
 
 
+def test_quality_tells_decodings_by_how_the_marks_are_filled() -> None:
+    """A decoding has the mark of its method, and a line from the point that it comes from."""
+    decoded = [
+        QualityPoint("k", "8", value(19.0), value(33.0), None, "gated"),
+        QualityPoint("pt", "", value(20.0), value(40.0), None, "rerank"),
+    ]
+    figure = plot_quality([*POINTS, *decoded], HumanDiversity(70.0, None), theme=LIGHT, reference="pt")
+    assert figure
+    first, second = figure.axes
+    marked = {
+        (line.get_xdata()[0], line.get_ydata()[0]): line for line in first.lines if line.get_marker() in ("D", *MARKERS)
+    }
+    assert {(33.0, 19.0), (40.0, 20.0), (30.0, 17.0)} <= marked.keys()
+    grid, gated, reranked = marked[31.0, 16.0], marked[33.0, 19.0], marked[40.0, 20.0]
+    assert (gated.get_color(), gated.get_marker()) == (grid.get_color(), grid.get_marker())
+    assert (grid.get_fillstyle(), gated.get_fillstyle()) == ("full", "left")
+    assert (reranked.get_marker(), reranked.get_markerfacecolor()) == ("D", LIGHT.background)
+    joined = [list(line.get_xdata()) for line in first.lines]
+    assert [36.0, 33.0] in joined
+    assert [30.0, 40.0] in joined
+    assert [text.get_text() for text in first.get_legend().get_texts()] == ["pt", "k", "gated", "rerank"]
+    assert len(second.lines) < len(first.lines), "adjusted DIST is known of fewer"
+
+
 def test_methods_look_different_from_one_another_and_the_same_on_every_plot() -> None:
     names = [f"method {number}" for number in range(20)]
     found = looks(["pt", *names], "pt", LIGHT)

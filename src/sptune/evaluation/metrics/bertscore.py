@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import PurePath
@@ -17,26 +17,31 @@ NOT_INSTALLED = "torchmetrics is not installed; get it with `pip install 'sptune
 
 # Hidden layer that agrees best with human judgement, as published by BERTScore's authors, by the model's last name.
 TUNED_LAYERS = {"deberta-xlarge-mnli": 40}
+_PARTS = ("precision", "recall", "f1")
+
+
+@dataclass(frozen=True, slots=True)
+class BertScore:
+    """Of a reply, or means over the replies, in percent, 0..100."""
+
+    precision: float
+    recall: float
+    f1: float
 
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """A BERT-like encoder: transformers' model and tokenizer, and the hidden layer to read (None: the last)."""
+    """A BERT-like encoder: transformers' model and tokenizer, and the hidden layer to read (None: the last).
+
+    `scores` remembers what pairs of reply and reference have scored, for another decoding often says the same.
+    """
 
     name: str
     model: Any
     tokenizer: Any
     layer: int | None
     max_length: int
-
-
-@dataclass(frozen=True, slots=True)
-class BertScore:
-    """Means over the replies, in percent, 0..100."""
-
-    precision: float
-    recall: float
-    f1: float
+    scores: dict[tuple[str, str], BertScore] = field(default_factory=dict, repr=False, compare=False)
 
 
 def tuned_layer(name: str) -> int | None:
@@ -86,34 +91,40 @@ def load_encoder(name: str) -> Encoder:
 
 
 def bertscore(predictions: Sequence[str], references: Sequence[str], encoder: Encoder) -> BertScore:
-    """BERTScore: each token is matched with the most similar token of the other text, by cosine of their embeddings.
+    """Means of `bertscores` over all replies, at least one; a pair with an empty text stays in the mean."""
+    scores = bertscores(predictions, references, encoder)
+    means = (math.fsum(getattr(one, part) for one in scores) / len(scores) for part in _PARTS)
+    return BertScore(*means)
+
+
+def bertscores(predictions: Sequence[str], references: Sequence[str], encoder: Encoder) -> list[BertScore]:
+    """BERTScore of each reply: each token is matched with the most similar token of the other text, by cosine of their embeddings.
 
     Precision is the mean over the reply's tokens, recall over the reference's, F1 their harmonic mean; no idf weights,
     no baseline rescaling; a best match with a negative cosine counts 0. Source: Zhang et al. 2020; paper, metrics.
 
     Args:
-        predictions: the replies, at least one.
+        predictions: the replies.
         references: the gold responses, as many.
         encoder: see `load_encoder`. Texts beyond its window are cut.
 
     Returns:
-        Means over all replies; a pair with an empty text scores 0 and stays in the mean.
+        One score a reply; a pair with an empty text scores 0.
     """
     pairs = list(zip(predictions, references, strict=True))
     # torchmetrics sorts replies and references by length and does not restore the order (its issue 2728), so that in a
     # batch texts meet partners of other replies. One pair a call is right; equal pairs are scored once.
-    scores = {pair: _score_pair(*pair, encoder) for pair in dict.fromkeys(pairs)}
-    means = (
-        100.0 * math.fsum(scores[pair][part] for pair in pairs) / len(pairs) for part in ("precision", "recall", "f1")
-    )
-    return BertScore(*means)
+    for pair in pairs:
+        if pair not in encoder.scores:
+            encoder.scores[pair] = _score_pair(*pair, encoder)
+    return [encoder.scores[pair] for pair in pairs]
 
 
-def _score_pair(prediction: str, reference: str, encoder: Encoder) -> dict[str, float]:
+def _score_pair(prediction: str, reference: str, encoder: Encoder) -> BertScore:
     from torchmetrics.functional.text.bert import bert_score
 
     if not prediction.strip() or not reference.strip():
-        return dict.fromkeys(("precision", "recall", "f1"), 0.0)
+        return BertScore(0.0, 0.0, 0.0)
     # torchmetrics pads both texts to `max_length`: keep it near their length, of which bytes are an upper bound
     longest = max(len(prediction.encode()), len(reference.encode())) + 8
     scores = bert_score(
@@ -126,6 +137,6 @@ def _score_pair(prediction: str, reference: str, encoder: Encoder) -> dict[str, 
         truncation=True,
         device=encoder.model.device,
     )
-    values = {part: float(scores[part]) for part in ("precision", "recall", "f1")}
+    values = (100.0 * float(scores[part]) for part in _PARTS)
     # a text of which the tokenizer keeps nothing has no mean
-    return {part: 0.0 if math.isnan(value) else value for part, value in values.items()}
+    return BertScore(*(0.0 if math.isnan(value) else value for value in values))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-from sptune.config.compare import UNTRAINED
+from sptune.config.compare import RERANK, UNTRAINED
 from sptune.evaluation.result import EvaluationResult
 from sptune.experiments.report.folder import Comparison
 from sptune.experiments.report.system import System
@@ -18,8 +19,8 @@ def compared_section(comparison: Comparison) -> Section | None:
     blocks: list[Block] = []
     if comparison.systems:
         blocks.append(Table(("", ""), tuple(_data_rows(comparison)), wordy=True))
-        columns = ("", "kind", "setting", "learning rate", "seeds")
-        rows = tuple(_system_row(system) for system in comparison.systems)
+        columns = ("", "kind", "setting", "learning rate", "seeds", "decodings")
+        rows = tuple(_system_row(system, comparison) for system in comparison.under_top1)
         blocks.append(Table(columns, rows, wordy=True))
     if comparison.faults:
         blocks.append(Paragraph("Cells that are not in the tables:"))
@@ -42,6 +43,7 @@ def _data_rows(comparison: Comparison) -> Iterator[Row]:
         count = f"{first.data.dialogues:,} dialogues, {first.data.turns:,} turns"
         yield table_row("test data", f"{first.data.path or 'in memory'}{split}: {count}")
     yield table_row("replies", _decoding(first))
+    yield from _reranking(comparison)
     yield table_row("rules of the text metrics", str(first.settings.get("profile", "unknown")))
     yield table_row("BERTScore", first.settings.get("bertscore_model") or "not computed: no encoder was named")
     yield table_row("reference", comparison.reference.name if comparison.reference else "none")
@@ -55,11 +57,27 @@ def _decoding(result: EvaluationResult) -> str:
     return f"{how}, at most {most} new tokens" if most else how
 
 
-def _system_row(system: System) -> Row:
+def _reranking(comparison: Comparison) -> Iterator[Row]:
+    """How candidates are drawn and chosen, once for each way."""
+    found = [
+        result.settings.get("rerank") for one in comparison.systems if one.decoding == RERANK for result in one.results
+    ]
+    ways = dict.fromkeys(_in_words(how) for how in found if how)
+    return (table_row("replies of rerank", how) for how in ways)
+
+
+def _in_words(how: dict[str, dict[str, Any]]) -> str:
+    """What is sampled and what the candidates are weighed by; the seed is the cell's."""
+    parts = ({key: value for key, value in part.items() if key != "seed"} for part in how.values())
+    return "; ".join(", ".join(f"{key} {value}" for key, value in part.items()) for part in parts)
+
+
+def _system_row(system: System, comparison: Comparison) -> Row:
     setting = ", ".join(f"{key} = {value}" for key, value in system.setting.items()) or DASH
     rates = sorted({cell.record.learning_rate for cell in system.cells if cell.record.learning_rate is not None})
     seeds = ", ".join(str(cell.record.seed) for cell in system.cells)
-    return table_row(system.name, system.kind, setting, ", ".join(f"{rate:g}" for rate in rates) or DASH, seeds)
+    learned = ", ".join(f"{rate:g}" for rate in rates) or DASH
+    return table_row(system.name, system.kind, setting, learned, seeds, ", ".join(comparison.decodings_of(system)))
 
 
 def _fault_warnings(comparison: Comparison) -> Iterator[str]:
@@ -67,7 +85,7 @@ def _fault_warnings(comparison: Comparison) -> Iterator[str]:
     if count:
         cells = "1 cell is" if count == 1 else f"{count} cells are"
         yield f"{cells} missing: means are over the seeds that there are. See `What was compared`."
-    seeds = {system.name: len(system.cells) for system in comparison.systems if system.kind not in UNTRAINED}
+    seeds = {system.name: len(system.cells) for system in comparison.under_top1 if system.kind not in UNTRAINED}
     single = [label for label, number in seeds.items() if number == 1]
     if single and len(single) < len(seeds):
         yield f"One seed only, so no spread over seeds: {listed(single)}."
@@ -80,7 +98,7 @@ def _system_warnings(comparison: Comparison) -> Iterator[str]:
     if reference is None or reference.cells[0].main is None:
         return
     base = reference.cells[0].main
-    for system in comparison.systems:
+    for system in comparison.under_top1:
         differ = {what for cell in system.cells if cell.main for what in comparable(base, cell.main)}
         if differ:
             yield f"{system.name} cannot be compared with {reference.name}, for {listed(sorted(differ))} differ."

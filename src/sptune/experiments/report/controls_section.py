@@ -10,7 +10,7 @@ from sptune.experiments.report.columns import SPECS
 from sptune.experiments.report.controls import Controls
 from sptune.experiments.report.findings import ALPHA
 from sptune.experiments.report.folder import Comparison
-from sptune.experiments.report.system import System, over_seeds
+from sptune.experiments.report.system import over_seeds
 from sptune.experiments.report.writing import DASH, figure_cell, interval, listed
 from sptune.report.document import (
     Block,
@@ -67,7 +67,7 @@ _EXPLANATIONS = tuple(table_row(name, text) for name, text in _EXPLAINED.items()
 
 def controls_section(comparison: Comparison, controls: Sequence[Controls], plots: Sequence[Block]) -> Section | None:
     """The controls of all systems with more than one prompt; None where there is no such system."""
-    decodings = _decodings(comparison.systems)
+    decodings = _decodings(comparison)
     blocks: list[Block] = []
     if controls:
         blocks += [
@@ -81,7 +81,12 @@ def controls_section(comparison: Comparison, controls: Sequence[Controls], plots
             *plots,
         ]
     if decodings:
-        blocks += [Paragraph("The same adapters with other ways to choose or join their prompts:"), decodings]
+        blocks += [
+            Paragraph(
+                "The same adapters with other ways to choose or join their prompts, beside those in the tables above:"
+            ),
+            decodings,
+        ]
     return Section("Choice of prompts", tuple(blocks)) if blocks else None
 
 
@@ -159,13 +164,14 @@ def _choice(one: Controls) -> Iterator[Cell]:
     yield Cell(", ".join(f"{share:.0%}" for share in one.usage[:_MOST_SHARES]) + more)
 
 
-def _decodings(systems: Sequence[System]) -> Table | None:
-    """The figures of every decoding of the systems that have several."""
+def _decodings(comparison: Comparison) -> Table | None:
+    """The figures of every decoding that is no system of its own."""
     rows = []
-    found = [one.result for system in systems for cell in system.cells for one in cell.evaluations.values()]
+    found = [one.result for cell in comparison.cells for one in cell.evaluations.values()]
     specs = [SPECS[key] for key in _DECODING_METRICS if any(value_of(one, SPECS[key]) is not None for one in found)]
-    for system in systems:
+    for system in comparison.under_top1:
         names = [name for name in system.cells[0].evaluations if all(name in cell.evaluations for cell in system.cells)]
+        names = [name for name in names if name == TOP1 or name not in comparison.decodings_of(system)]
         if len(names) > 1:
             rows.append(Row((Cell(system.name),), heading=True))
         for name in names if len(names) > 1 else ():

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sptune.experiments.report.columns import SPECS
+from sptune.experiments.report.columns import PAPER, SPECS
 from sptune.experiments.report.findings import LEVEL, SAMPLES, Findings
 from sptune.experiments.report.folder import Comparison
 from sptune.experiments.report.results_section import results_of
-from sptune.experiments.report.writing import difference_cell
+from sptune.experiments.report.writing import difference_cell, listed
 from sptune.report.document import Block, Cell, Paragraph, Row, Section, Table
 from sptune.report.metric_specs import BETTER_MARK, human_value
 
 _TABLES = (
     ("f1", "bleu", "rouge1", "rouge2", "rougeL"),
+    ("bertscore_f1", "bertscore_precision", "bertscore_recall"),
     ("dist1", "dist2", "ead1", "ead2"),
     ("perplexity", "hits_at_1", "words"),
 )
@@ -24,16 +25,18 @@ def differences_section(comparison: Comparison, findings: Findings) -> Section |
     if comparison.reference is None or not any(findings.differences.values()):
         return None
     tables = [table for keys in _TABLES if (table := _table(keys, comparison, findings))]
-    return Section("Differences", (Paragraph(_explanation(comparison.reference.name)), *tables))
+    return Section("Differences", (Paragraph(_explanation(comparison.reference.name, findings)), *tables))
 
 
-def _explanation(name: str) -> str:
+def _explanation(name: str, findings: Findings) -> str:
+    known = {key for found in findings.differences.values() for key in found}
+    untested = [spec.label for spec in PAPER if spec.key not in known] + ["persona recall", "bits per byte"]
     return (
         f"System minus {name}, in the unit of the figure; small numbers are the {LEVEL:.0%} interval. Paired bootstrap over whole "
         f"dialogues, {SAMPLES:,} resamples, all seeds together: each resample draws the same dialogues for every system and every "
         "seed, and averages over the seeds. So an interval says what other dialogues would change; what other seeds would change is "
         "the ± of the results. * p < 0.05, ** p < 0.01, *** p < 0.001, after Holm's correction over the systems for each figure; "
-        "better and worse are said only of these. BERTScore, persona recall and bits per byte have no test here."
+        f"better and worse are said only of these. {listed(untested)} have no test here."
     )
 
 

@@ -89,8 +89,8 @@ def _quality_maker(comparison: Comparison, reference: str | None) -> _Maker:
     beaten = f" What lies above and to the right of the dashed lines beats {reference} in both." if reference else ""
     return _Maker(
         "F1 against DIST-2 and adjusted DIST-2 of every system",
-        "Bars are the standard deviation over the seeds; settings of one method are joined. The human responses have a DIST and no F1, "
-        f"so they are a line.{beaten}",
+        "Bars are the standard deviation over the seeds; settings of one method are joined, and so is each decoding with the chosen prompt "
+        f"alone (filled). The human responses have a DIST and no F1, so they are a line.{beaten}",
         lambda theme: plot_quality(points, human, theme=theme, reference=method),
     )
 
@@ -142,7 +142,8 @@ def _quality_points(comparison: Comparison) -> Iterator[QualityPoint]:
     for system in comparison.systems:
         f1, dist, adjusted = (system.value(SPECS[key]) for key in ("f1", "dist2", "ead2"))
         if f1 and dist:
-            yield QualityPoint(system.method, ", ".join(map(str, system.setting.values())), f1, dist, adjusted)
+            setting = ", ".join(map(str, system.setting.values()))
+            yield QualityPoint(system.method, setting, f1, dist, adjusted, system.decoding)
 
 
 def _human(comparison: Comparison) -> HumanDiversity:
@@ -151,7 +152,7 @@ def _human(comparison: Comparison) -> HumanDiversity:
 
 
 def _usage_rows(comparison: Comparison) -> Iterator[UsageRow]:
-    for system in comparison.systems:
+    for system in comparison.under_top1:
         for cell in system.cells:
             figures = cell.main.result.selection if cell.main else None
             if figures and len(figures.usage) > 1:
@@ -159,11 +160,9 @@ def _usage_rows(comparison: Comparison) -> Iterator[UsageRow]:
 
 
 def _curves(comparison: Comparison) -> list[MethodCurves]:
-    methods = dict.fromkeys(system.method for system in comparison.systems)
+    methods = dict.fromkeys(cell.record.method for cell in comparison.cells)
     return [
-        MethodCurves(
-            name, tuple(cell.curve for system in comparison.systems if system.method == name for cell in system.cells)
-        )
+        MethodCurves(name, tuple(cell.curve for cell in comparison.cells if cell.record.method == name))
         for name in methods
     ]
 
@@ -171,8 +170,8 @@ def _curves(comparison: Comparison) -> list[MethodCurves]:
 def grids(comparison: Comparison, findings: Findings) -> list[GridLines]:
     """The methods whose grid varies one key, with their figures over its values."""
     found = []
-    for method in dict.fromkeys(system.method for system in comparison.systems):
-        systems = [system for system in comparison.systems if system.method == method]
+    for method in dict.fromkeys(system.method for system in comparison.under_top1):
+        systems = [system for system in comparison.under_top1 if system.method == method]
         keys = {tuple(system.setting) for system in systems}
         if len(systems) > 1 and len(keys) == 1 and len(next(iter(keys))) == 1:
             (key,) = next(iter(keys))

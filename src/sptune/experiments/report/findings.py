@@ -54,7 +54,8 @@ class Findings:
         gains: average (of the averaged metrics), f1, dist (mean of DIST-1 and DIST-2), adjusted (likewise, expectation-
             adjusted), matched (likewise, replies cut to the same length), perplexity (how much of the reference's is
             saved) -> gain over the reference, percent.
-        fixed: averaged metrics that have no value for single replies; in the resamples they stay as they are.
+        fixed: averaged metrics that a system or the reference has no value of for single replies; there they stay as
+            they are in the resamples.
     """
 
     averaged: tuple[str, ...]
@@ -73,6 +74,7 @@ def find(systems: Sequence[System], reference: System | None) -> Findings:
         return Findings((), {}, {}, ())
     averaged = averaged_metrics(systems, reference)
     base = _scores(reference)
+    fixed: set[str] = set()
     differences: dict[str, dict[str, BootstrapResult]] = {}
     gains: dict[str, dict[str, BootstrapResult]] = {}
     for system in systems:
@@ -82,8 +84,8 @@ def find(systems: Sequence[System], reference: System | None) -> Findings:
         shared = [name for name in SPECS if name in own and name in base and comparable(own[name], base[name])]
         differences[system.label] = {name: compare(own[name], base[name]) for name in shared}
         gains[system.label] = _gains(system, reference, own=own, base=base, averaged=averaged)
-    fixed = tuple(name for name in averaged if name not in base)
-    return Findings(averaged, _corrected(differences), _corrected(gains), fixed)
+        fixed |= set(averaged) - set(shared) if AVERAGE in gains[system.label] else set()
+    return Findings(averaged, _corrected(differences), _corrected(gains), tuple(sorted(fixed, key=averaged.index)))
 
 
 def comparable(own: SeedScore, other: SeedScore) -> bool:
@@ -107,9 +109,10 @@ def _gains(
     found = {}
     sets = {AVERAGE: averaged, F1: ("f1",), DISTINCT: DIST, ADJUSTED: ("ead1", "ead2")}
     for name, metrics in sets.items():
-        known = [metric for metric in metrics if metric in own and comparable(own[metric], base[metric])]
-        if known and all(metric in known or metric not in base for metric in metrics):
-            left, right = (_of_rows(one, scores, metrics) for one, scores in ((system, own), (reference, base)))
+        shared = [metric for metric in metrics if metric in own and metric in base]
+        known = [metric for metric in shared if comparable(own[metric], base[metric])]
+        if known and (name == AVERAGE or len(known) == len(metrics)):
+            left, right = (_of_rows(one, scores, metrics, known) for one, scores in ((system, own), (reference, base)))
             found[name] = _compare_gain(left, right, metrics=metrics, clusters=own[known[0]].dialogues)
     if "perplexity" in own and "perplexity" in base and comparable(own["perplexity"], base["perplexity"]):
         found[SAVED] = _saved(own["perplexity"], base["perplexity"])
@@ -131,13 +134,13 @@ def _saved(own: SeedScore, reference: SeedScore) -> BootstrapResult:
     )
 
 
-def _of_rows(system: System, scores: Scores, metrics: Sequence[str]) -> dict[str, CorpusScore]:
-    """Scores by metric; those without a value for single replies are the same whatever the rows."""
+def _of_rows(system: System, scores: Scores, metrics: Sequence[str], known: Sequence[str]) -> dict[str, CorpusScore]:
+    """Scores by metric; those that are not known for single replies of both are the same whatever the rows."""
     found = {}
     for name in metrics:
         value = system.value(SPECS[name])
-        assert name in scores or value
-        found[name] = scores[name].of_rows if name in scores else _constant(value.mean if value else 0.0)
+        assert name in known or value
+        found[name] = scores[name].of_rows if name in known else _constant(value.mean if value else 0.0)
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from sptune.experiments.cells import label_of, settings_of
 from sptune.experiments.folders import CELLS
 from sptune.experiments.plan import SETTINGS_NAME
 from sptune.experiments.report.kept_cell import DONE, KeptCell, read_cell
-from sptune.experiments.report.system import System
+from sptune.experiments.report.system import System, with_decoding
 from sptune.experiments.tuning_log import Trial, read_trials
 
 
@@ -36,7 +36,8 @@ class Comparison:
         folder: where it is.
         settings: `compare.yaml`; None where it is missing or cannot be read.
         settings_text: the file as it is.
-        systems: those with at least one complete cell, in the order of the settings.
+        systems: those with at least one complete cell, in the order of the settings; behind each its further decodings
+            whose replies were measured with every seed.
         reference: what gains and differences are against; None where it is not known or has no complete cell.
         trials: of learning rates.
         faults: cells that failed, are not finished, or were not begun.
@@ -58,9 +59,19 @@ class Comparison:
         return self.settings.name if self.settings else self.folder.resolve().name
 
     @property
+    def under_top1(self) -> list[System]:
+        """The systems under their ordinary decoding: each method and setting once, with all that it was trained to."""
+        return [system for system in self.systems if system.decoding == TOP1]
+
+    @property
     def cells(self) -> list[KeptCell]:
-        """The complete cells of all systems."""
-        return [cell for system in self.systems for cell in system.cells]
+        """The complete cells of all systems, each once."""
+        return [cell for system in self.under_top1 for cell in system.cells]
+
+    def decodings_of(self, system: System) -> list[str]:
+        """The decodings under which the method and setting of `system` stand in the tables."""
+        folder = system.cells[0].label
+        return [one.decoding for one in self.systems if one.cells[0].label == folder]
 
 
 def read_comparison(folder: str | Path) -> Comparison:
@@ -79,7 +90,7 @@ def read_comparison(folder: str | Path) -> Comparison:
     settings = _settings(place, notes)
     folders = sorted((place / CELLS).glob("*/seed-*"))
     cells = [cell for path in folders if (cell := read_cell(path, notes))]
-    systems = _systems(cells, settings)
+    systems = _systems(cells, settings, notes)
     return Comparison(
         folder=place,
         settings=settings,
@@ -123,28 +134,39 @@ def _key(method: str, setting: dict[str, Any]) -> str:
     return json.dumps([method, setting], sort_keys=True)
 
 
-def _systems(cells: Sequence[KeptCell], settings: ComparisonSettings | None) -> tuple[System, ...]:
-    """The complete cells by method and setting; those that the settings do not name come last."""
+def _systems(cells: Sequence[KeptCell], settings: ComparisonSettings | None, notes: list[str]) -> tuple[System, ...]:
+    """The complete cells by method, setting and decoding; those that the settings do not name come last."""
     groups: dict[str, list[KeptCell]] = {
         _key(method, setting): [] for method, setting, _ in (_planned(settings) if settings else ())
     }
     for cell in cells:
         if cell.complete:
             groups.setdefault(_key(cell.record.method, cell.record.setting), []).append(cell)
-    return tuple(_system(group) for group in groups.values() if group)
+    return tuple(system for group in groups.values() if group for system in _decoded(group, notes))
 
 
-def _system(cells: Sequence[KeptCell]) -> System:
-    ordered = sorted(cells, key=lambda cell: cell.record.seed)
-    first = ordered[0].record
-    return System(ordered[0].label, first.method, first.kind, first.setting, tuple(ordered))
+def _decoded(cells: Sequence[KeptCell], notes: list[str]) -> Iterator[System]:
+    """A method with one setting under top-1, and under each further decoding that all seeds have."""
+    yield _system(cells, TOP1)
+    for decoding in dict.fromkeys(name for cell in cells for name in cell.further):
+        if all(decoding in cell.further for cell in cells):
+            yield _system(cells, decoding)
+        else:
+            notes.append(f"{cells[0].label}: decoding {decoding} is in no table, for not every seed has its replies.")
+
+
+def _system(cells: Sequence[KeptCell], decoding: str) -> System:
+    shown = [replace(cell, decoding=decoding) for cell in sorted(cells, key=lambda cell: cell.record.seed)]
+    first = shown[0].record
+    label = with_decoding(shown[0].label, decoding)
+    return System(label, first.method, first.kind, first.setting, tuple(shown), decoding)
 
 
 def _reference(systems: Sequence[System], settings: ComparisonSettings | None, notes: list[str]) -> System | None:
     """The system of the reference's method; the first one where it has a grid."""
     if settings is None or settings.reference is None:
         return None
-    found = [system for system in systems if system.method == settings.reference]
+    found = [system for system in systems if system.method == settings.reference and system.decoding == TOP1]
     if not found:
         notes.append(f"The reference {settings.reference} has no complete cell, so there are no gains and differences.")
         return None

@@ -9,13 +9,14 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from sptune.config.compare import TOP1
+from sptune.config.compare import CONTROLS, TOP1
 from sptune.errors import SptError
 from sptune.evaluation.generation import Generation
 from sptune.evaluation.records import read_records
 from sptune.evaluation.result import GENERATIONS_NAME, RESULT_NAME, TURNS_NAME, TurnRecord, load_result
 from sptune.experiments.folders import CELL_NAME, EVALUATION, PROBE_NAME, RUN
 from sptune.experiments.report.curve import Curve, read_curve
+from sptune.experiments.report.own_likelihood import with_own_likelihood
 from sptune.report.run_folder import Evaluated
 
 DONE = "done"
@@ -71,9 +72,10 @@ class KeptCell:
     Attributes:
         label: the method's name and the setting, as the folder is called.
         record: `cell.json`.
-        evaluations: decoding -> evaluation, that of the main tables first.
+        evaluations: decoding -> evaluation, top-1 first. Those of the controls have no turns and replies.
         curve: validation perplexity in the course of training.
         probe: choices of prompts that an offline probe makes; None where there is none.
+        decoding: the one that it is shown under.
     """
 
     label: str
@@ -81,11 +83,18 @@ class KeptCell:
     evaluations: dict[str, Evaluated]
     curve: Curve
     probe: KeptProbe | None
+    decoding: str = TOP1
 
     @property
     def main(self) -> Evaluated | None:
-        """The evaluation of the main tables."""
-        return self.evaluations.get(TOP1)
+        """The evaluation that it is shown by."""
+        return self.evaluations.get(self.decoding)
+
+    @property
+    def further(self) -> tuple[str, ...]:
+        """The decodings beside top-1 whose replies were measured, controls aside."""
+        known = [name for name, one in self.evaluations.items() if one.result.metrics]
+        return tuple(name for name in known if name not in (TOP1, *CONTROLS))
 
     @property
     def complete(self) -> bool:
@@ -117,9 +126,10 @@ def _record(path: Path) -> CellRecord:
 
 
 def _evaluated(folder: Path, notes: list[str]) -> Evaluated | None:
-    """An evaluation. That of the main tables has its turns and replies, where these are not missing or damaged."""
-    result = _attempt(lambda: load_result(folder), notes)
-    if result is None or folder.name != TOP1:
+    """An evaluation with its turns and replies, where these are not missing or damaged; those of controls are not needed."""
+    found = _attempt(lambda: load_result(folder), notes)
+    result = with_own_likelihood(found, folder.name) if found else None
+    if result is None or folder.name in CONTROLS:
         return Evaluated(folder.name, result, (), ()) if result else None
     turns = _lines(folder / TURNS_NAME, TurnRecord, notes)
     generations = _lines(folder / GENERATIONS_NAME, Generation, notes)

@@ -30,8 +30,8 @@ def results_section(comparison: Comparison, findings: Findings, plots: Sequence[
         _table(comparison, findings, FURTHER, average=False),
         _costs(comparison),
         Paragraph(
-            "Training time, evaluation time and peak memory are of the process that made the cell; processes that ran at once "
-            "slow one another down."
+            "Training time, evaluation time (of all decodings) and peak memory are of the process that made the cell; processes that "
+            "ran at once slow one another down."
         ),
     ]
     rules, missing = _rules(results_of(comparison)), _missing(results_of(comparison))
@@ -41,7 +41,7 @@ def results_section(comparison: Comparison, findings: Findings, plots: Sequence[
 
 
 def results_of(comparison: Comparison) -> list[EvaluationResult]:
-    """The evaluations of the main tables."""
+    """The evaluations of all systems."""
     return [result for system in comparison.systems for result in system.results]
 
 
@@ -50,7 +50,11 @@ def _table(comparison: Comparison, findings: Findings, specs: Sequence[MetricSpe
     shown = specs if average else known  # the paper's layout stays as it is
     results = results_of(comparison)
     gain = average and comparison.reference is not None
-    columns = ("", *(f"{spec.label} {BETTER_MARK[spec.better]}" for spec in shown), *(("AVG gain ↑",) if gain else ()))
+    columns = (
+        "",
+        *(f"{spec.label} {BETTER_MARK[spec.better]}" for spec in shown),
+        *((_average_label(findings),) if gain else ()),
+    )
     rows = [_row(system, comparison, findings, shown, gain=gain) for system in comparison.systems]
     human = [human_value(results, spec) for spec in shown]
     if any(value is not None for value in human):
@@ -74,6 +78,10 @@ def _row(system: System, comparison: Comparison, findings: Findings, specs: Sequ
     return Row((Cell(system.name), *cells, *((_average(system, comparison, findings),) if gain else ())))
 
 
+def _average_label(findings: Findings) -> str:
+    return "AVG gain ↑" if len(findings.averaged) == len(PAPER) else f"AVG gain of {len(findings.averaged)} ↑"
+
+
 def _average(system: System, comparison: Comparison, findings: Findings) -> Cell:
     if system is comparison.reference:
         return Cell("reference")
@@ -85,6 +93,11 @@ def _average(system: System, comparison: Comparison, findings: Findings) -> Cell
 
 def _legend(comparison: Comparison) -> str:
     text = "Figures are means over the seeds; ± is their sample standard deviation over the seeds. "
+    if len(comparison.systems) > len(comparison.under_top1):
+        text += (
+            "A name with a decoding in brackets is the same model, speaking by that decoding; without, by its chosen prompt alone. "
+            "Perplexity there is that of the distribution that speaks; replies chosen among candidates (rerank) have none. "
+        )
     if comparison.reference is None:
         return f"{text}There is no reference to compare with."
     return (
@@ -106,7 +119,7 @@ def _average_rule(reference: System, findings: Findings) -> str:
     if left_out:
         text += f" {listed(left_out)} {_were(left_out)} not measured for every system, or 0 for the reference, and left out of every average."
     if fixed:
-        text += f" {listed(fixed)} {_were(fixed)} kept for no single reply, so the interval takes {'it' if len(fixed) == 1 else 'them'} as fixed."
+        text += f" {listed(fixed)} {_were(fixed)} not kept for single replies everywhere; there the interval holds what is lacking fixed."
     return text
 
 
@@ -129,7 +142,7 @@ def _costs(comparison: Comparison) -> Table:
 
     rows = [
         Row((Cell(system.name), *(written(system.cost(name), name) for name in writers)))
-        for system in comparison.systems
+        for system in comparison.under_top1
     ]
     return Table(("", *(label for label, _ in writers.values())), tuple(rows))
 

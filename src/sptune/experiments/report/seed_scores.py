@@ -16,6 +16,7 @@ from sptune.evaluation.metrics.diversity import EAD_VOCABULARY
 from sptune.evaluation.metrics.profile import PROFILES, Reply, corpus_scores, per_reply
 from sptune.evaluation.metrics.resampling import CorpusScore
 from sptune.evaluation.result import TurnRecord
+from sptune.experiments.report.own_likelihood import own_logprob
 from sptune.report.run_folder import Evaluated
 from sptune.text import tokenize_words
 
@@ -49,8 +50,9 @@ def seed_scores(evaluations: Sequence[Evaluated]) -> dict[str, SeedScore]:
         evaluations: of one system, one a seed.
 
     Returns:
-        f1, bleu, rouge1, rouge2, rougeL, dist1, dist2, ead1, ead2, words, perplexity, hits_at_1 -> score. Those that a
-        seed lacks, or that are of other turns with another seed, are left out.
+        f1, bleu, rouge1, rouge2, rougeL, bertscore_f1, bertscore_precision, bertscore_recall, dist1, dist2, ead1, ead2,
+        words, perplexity (of the decoding's own distribution), hits_at_1 -> score. Those that a seed lacks, or that are
+        of other turns with another seed, are left out.
     """
     each = [_of_replies(one) | _of_turns(one) for one in evaluations]
     shared = [name for name in each[0] if all(name in scores for scores in each)] if each else []
@@ -78,7 +80,7 @@ def perplexity_score(turns: Sequence[TurnRecord], costs: NDArray[np.float64]) ->
 
 def _of_turns(one: Evaluated) -> dict[str, SeedScore]:
     found = {}
-    costs = [-turn.logprobs[turn.prompt] for turn in one.turns if turn.logprobs]
+    costs = [-logprob for turn in one.turns if (logprob := own_logprob(turn, one.name)) is not None]
     if costs and len(costs) == len(one.turns):
         found["perplexity"] = perplexity_score(one.turns, np.array(costs))
     ranked = [turn for turn in one.turns if turn.rank is not None]
@@ -97,9 +99,18 @@ def _of_replies(one: Evaluated) -> dict[str, SeedScore]:
     each = per_reply(replies, profile)
     found = {name: _mean([row[name] for row in each]) for name in each[0]}
     found |= {name: _remembered(score) for name, score in corpus_scores(replies, profile).items()}
+    found |= _bertscores(one.generations)
     lengths = np.array([len(tokenize_words(reply.prediction, PROFILES[profile].words)) for reply in replies])
     found |= {f"ead{n}": _adjusted(found[f"dist{n}"], np.maximum(lengths - n + 1, 0)) for n in (1, 2)}
     return {name: SeedScore(places, score) for name, score in found.items()}
+
+
+def _bertscores(generations: Sequence[Generation]) -> dict[str, CorpusScore]:
+    known = [one.bertscore for one in generations if one.bertscore]
+    if len(known) < len(generations):
+        return {}
+    parts = ("f1", "precision", "recall")
+    return {f"bertscore_{part}": _mean([getattr(score, part) for score in known]) for part in parts}
 
 
 def as_replies(generations: Sequence[Generation]) -> list[Reply]:

@@ -137,22 +137,28 @@ def _gains(comparison: Comparison, findings: Findings, order: Sequence[System]) 
         "adjusted DIST",
         "DIST at equal length",
         "perplexity saved",
-        "of human DIST-2",
+        "of human DIST-1, DIST-2",
     )
-    human = human_value(results_of(comparison), SPECS["dist2"])
     rows = []
     for system in (*([comparison.reference] if comparison.reference else []), *order):
         found = findings.gains.get(system.label, {})
-        dist = system.value(SPECS["dist2"])
-        share = Cell(f"{dist.mean / human:.0%}") if dist and human else Cell(DASH)
         cells = [gain_cell(found.get(name)) for name in (AVERAGE, DISTINCT, F1)]
         cells += [
             Cell(_f1_holds(found.get(F1))),
             *(gain_cell(found.get(name)) for name in (ADJUSTED, MATCHED, SAVED)),
-            share,
+            Cell(
+                _human_share(system, comparison, "dist"), detail=f"adjusted {_human_share(system, comparison, 'ead')}"
+            ),
         ]
         rows.append(Row((Cell(system.name), *cells)))
     return Table(columns, tuple(rows))
+
+
+def _human_share(system: System, comparison: Comparison, name: str) -> str:
+    """Diversity in words and in pairs of words, as shares of the human responses'."""
+    specs = [SPECS[f"{name}{n}"] for n in (1, 2)]
+    pairs = [(system.value(spec), human_value(results_of(comparison), spec)) for spec in specs]
+    return ", ".join(f"{own.mean / human:.0%}" if own and human else DASH for own, human in pairs)
 
 
 def _f1_holds(found: Finding | None) -> str:
@@ -170,6 +176,6 @@ def _gains_legend(comparison: Comparison, findings: Findings) -> str:
         "resample); * p < 0.05, ** p < 0.01, *** p < 0.001 after Holm's correction over the systems. The first column averages "
         f"{listed([SPECS[name].label for name in findings.averaged] or ['nothing'])}. Adjusted DIST divides by what that many words would be "
         "expected to hold (`ead1`, `ead2`). F1 holds where it is not lower, or lower within noise. At equal length, of two replies to a "
-        "turn the longer is cut to the words of the shorter, so that being brief gains nothing. The last column is DIST-2 as a share of the "
-        "human responses'."
+        "turn the longer is cut to the words of the shorter, so that being brief gains nothing. The last column is DIST as a share of the "
+        "human responses', and below it adjusted DIST likewise: 100% would be as diverse as people are."
     )

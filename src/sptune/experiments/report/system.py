@@ -1,4 +1,4 @@
-"""A system: a method with one setting, over all its seeds; its figures are means over them."""
+"""A system: a method with one setting and one decoding, over all its seeds; its figures are means over them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sptune.config.compare import TOP1
 from sptune.evaluation.result import EvaluationResult
 from sptune.experiments.report.kept_cell import KeptCell
 from sptune.report.metric_specs import MetricSpec, value_of
@@ -33,11 +34,12 @@ class System:
     """What is compared.
 
     Attributes:
-        label: as its folder is called.
+        label: as its folder is called, and a decoding beside top-1: `k@prompts.count=8 (gated)`.
         method: its method in the settings.
         kind: of the method.
         setting: dotted key -> value, where the method has a grid.
-        cells: the complete ones, by seed; at least one.
+        cells: the complete ones, by seed; at least one. They are shown under the decoding.
+        decoding: that the replies are of.
     """
 
     label: str
@@ -45,15 +47,16 @@ class System:
     kind: str
     setting: dict[str, Any]
     cells: tuple[KeptCell, ...]
+    decoding: str = TOP1
 
     @property
     def name(self) -> str:
-        """The method, and the values of its setting: short, for plots."""
-        return " · ".join([self.method, *map(str, self.setting.values())])
+        """The method, the values of its setting, and a decoding beside top-1: short, for plots."""
+        return with_decoding(" · ".join([self.method, *map(str, self.setting.values())]), self.decoding)
 
     @property
     def results(self) -> list[EvaluationResult]:
-        """The evaluations of the main tables, one a seed."""
+        """The evaluations, one a seed."""
         return [cell.main.result for cell in self.cells if cell.main]
 
     @property
@@ -69,6 +72,15 @@ class System:
     def cost(self, name: str) -> OverSeeds | None:
         """A figure of `cell.json`, by its name there; None where a seed lacks it."""
         return over_seeds([getattr(cell.record, name) for cell in self.cells])
+
+
+def with_decoding(name: str, decoding: str) -> str:
+    """A name that tells the decodings of one adapter apart.
+
+    >>> with_decoding("spt", "top1"), with_decoding("spt", "gated")
+    ('spt', 'spt (gated)')
+    """
+    return name if decoding == TOP1 else f"{name} ({decoding})"
 
 
 def over_seeds(values: Sequence[float | None]) -> OverSeeds | None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from sptune.config.compare import TOP1
 from sptune.experiments.report.columns import SPECS
 from sptune.experiments.report.controls import Controls
 from sptune.experiments.report.findings import Findings, Found
@@ -82,9 +83,11 @@ def _plain(value: Any) -> Any:
 def _systems(comparison: Comparison) -> Iterator[Record]:
     for system in comparison.systems:
         record: Record = {"label": system.label, "method": system.method, "kind": system.kind}
-        record |= {"setting": system.setting, "prompts": system.prompts, "seeds": len(system.cells)}
+        record |= {"setting": system.setting, "decoding": system.decoding}
+        record |= {"prompts": system.prompts, "seeds": len(system.cells)}
         figures = {key: system.value(spec) for key, spec in SPECS.items()}
-        for name, value in (figures | {name: system.cost(name) for name in COSTS}).items():
+        costs = {name: system.cost(name) if system.decoding == TOP1 else None for name in COSTS}
+        for name, value in (figures | costs).items():
             record |= {name: value.mean if value else None, f"{name}_spread": value.spread if value else None}
         yield record
 

@@ -64,7 +64,7 @@ def write_comparison(folder: str | Path) -> WrittenComparison:
     """
     comparison, place = read_comparison(folder), Path(folder)
     findings = find(comparison.systems, comparison.reference)
-    controls = [found for system in comparison.systems if (found := controls_of(system))]
+    controls = [found for system in comparison.under_top1 if (found := controls_of(system))]
     plots = make_figures(comparison, findings, ranked(comparison, findings))
     document = make_document(comparison, findings, controls, plots={name: one.plot for name, one in plots.items()})
     pictures = _write_plots(place / PLOTS_NAME, plots)
@@ -110,9 +110,10 @@ def make_document(
 
 def _subtitle(comparison: Comparison) -> str:
     seeds = {cell.record.seed for cell in comparison.cells}
-    systems, cells = len(comparison.systems), len(comparison.cells)
+    systems, cells, further = len(comparison.under_top1), len(comparison.cells), len(comparison.systems)
+    rows = f" ({further} with their further decodings)" if further > systems else ""
     against = f", against {comparison.reference.name}" if comparison.reference else ""
-    return f"{systems} systems over {len(seeds)} seed{'s' * (len(seeds) != 1)}, {cells} cells{against}"
+    return f"{systems} systems{rows} over {len(seeds)} seed{'s' * (len(seeds) != 1)}, {cells} cells{against}"
 
 
 def _write_plots(folder: Path, plots: Mapping[str, RunPlot]) -> tuple[Path, ...]:
