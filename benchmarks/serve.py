@@ -1,15 +1,14 @@
-"""Serving on this machine: batching, selection, many adapters, overload. Bars are ratios and limits within one run.
+"""Serving on this machine: batching, selection, many adapters. Bars are ratios and limits within one run.
 
-Run it on a quiet machine:  python benchmarks/serve.py [--quick] [--only batching selection adapters overload]
+Run it on a quiet machine:  python benchmarks/serve.py [--quick] [--only batching selection adapters]
 
 Clients talk: each goes through dialogues of its own turn by turn, and asks for the next turn as soon as it has its reply.
 
 batching   tokens a second of 16 clients at the same time against those of one (at least 4 times as many)
 selection  seconds to score 16 prompts for a context of 200 tokens, without and with encoding new text (p50 of scoring below 1 ms)
 adapters   memory that 1,000 adapters take (below 2 GB), and 16 clients of them all against 16 clients of one (at least 0.9)
-overload   ten times more clients than slots for five minutes: no error but refusals, no growth of memory, and a single
-           request as fast as before within 10 seconds
 
+serve_overload.py and serve_vllm.py measure what their names say.
 `--quick` shortens everything; its figures say whether it works, not how fast it is.
 """
 
@@ -28,12 +27,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
+from server_process import verdict
 
 from sptune.data.dialogue import Dialogue
 from sptune.data.load import load_dialogues
 from sptune.engine.batching import BatchingEngine
 from sptune.engine.loaded_adapter import AdapterLoader
-from sptune.engine.serving import OverloadedError, ServingRequest
+from sptune.engine.serving import ServingRequest
 from sptune.model.generate import Decoding
 from sptune.model.load import LoadedBase, load_base
 from sptune.model.spt import SPTModel
@@ -53,10 +53,9 @@ class Size:
     repeat: int = 3
     adapters: int = 1000
     selections: int = 500
-    overload: float = 300.0  # seconds
 
 
-QUICK = Size(turns=2, new_tokens=16, repeat=1, adapters=100, selections=100, overload=15.0)
+QUICK = Size(turns=2, new_tokens=16, repeat=1, adapters=100, selections=100)
 
 
 @dataclass(frozen=True)
@@ -76,12 +75,6 @@ class Bench:
     @property
     def decoding(self) -> Decoding:
         return Decoding(max_new_tokens=self.size.new_tokens)
-
-
-def verdict(what: str, value: float, bar: float, *, most: bool, unit: str = "") -> None:
-    met = value <= bar if most else value >= bar
-    limit = "at most" if most else "at least"
-    print(f"{what}: {value:.3g}{unit} ({limit} {bar:g}{unit}: {'met' if met else 'NOT met'})", flush=True)
 
 
 def resident() -> float:
@@ -181,56 +174,7 @@ async def adapters(bench: Bench) -> None:
     verdict(f"throughput of {count} adapters against one", all_of_them / one, 0.9, most=False)
 
 
-async def overload(bench: Bench) -> None:
-    engine = await started(bench, ["one"])
-
-    def request() -> ServingRequest:
-        return ServingRequest("one", bench.talk(next(_COUNTER)).context(0), bench.decoding)
-
-    async def latency() -> float:
-        begin = time.perf_counter()
-        await reply(engine, request())
-        return time.perf_counter() - begin
-
-    await latency()
-    usual = statistics.median([await latency() for _ in range(3)])
-    end = time.perf_counter() + bench.size.overload
-    counts = {"served": 0, "refused": 0, "failed": 0}
-
-    async def client() -> None:
-        while time.perf_counter() < end:
-            try:
-                await reply(engine, request())
-                counts["served"] += 1
-            except OverloadedError as refused:
-                counts["refused"] += 1
-                await asyncio.sleep(refused.retry_after)
-            except Exception as error:
-                counts["failed"] += 1
-                print(f"failed: {error}")
-
-    clients = [asyncio.create_task(client()) for _ in range(10 * CLIENTS)]
-    await asyncio.sleep(bench.size.overload / 3)
-    early = resident()
-    await asyncio.sleep(end - time.perf_counter() - 0.1)
-    late = resident()
-    for task in clients:
-        task.cancel()
-    await asyncio.gather(*clients, return_exceptions=True)
-    over = time.perf_counter()
-    while engine.load().waiting:
-        await asyncio.sleep(0.01)
-    after = await latency()
-    recovered = time.perf_counter() - over
-    print(f"{counts}; a single request took {usual:.2f} s before and {after:.2f} s afterwards")
-    verdict("errors other than refusals", counts["failed"], 0, most=True)
-    verdict("memory at the end against a third of the time", late / early, 1.05, most=True)
-    verdict("until a single request was answered again", recovered, 10 + usual, most=True, unit=" s")
-    verdict("its time against before", after / usual, 1.5, most=True)
-    await engine.stop()
-
-
-PARTS = {"batching": batching, "selection": selection, "adapters": adapters, "overload": overload}
+PARTS = {"batching": batching, "selection": selection, "adapters": adapters}
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.serving_clients import Answer, answers, collect
+from engine.serving_clients import Answer, answers
 from engine.vllm.real_vllm import Running, running, vllm_serve
 from sptune.data.dialogue import Dialogue
 from sptune.data.load import load_dialogues
@@ -214,4 +214,4 @@ def test_a_reply_that_is_left_is_aborted_in_vllm(engines: Engines) -> None:
 
     assert live.call(leave()) == (1, 0)
     short = ServingRequest("four", _contexts()[0], Decoding(max_new_tokens=4))
-    assert live.call(collect(live.engine.submit(short))).tokens <= 4
+    assert live.call(answers(live.engine, [short]))[0].tokens <= 4
