@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 RUN    ?= runs/quickstart
 
-.PHONY: setup demo serve test test-slow test-browser check fmt bench clean
+.PHONY: setup demo serve test test-slow test-browser test-vllm check fmt bench clean
 
 setup: $(READY)
 
@@ -37,6 +37,10 @@ test-slow: $(READY)
 test-browser: $(READY)
 	$(BIN)/pytest -m browser
 
+# The vLLM engine and gateway against the real vLLM, in an environment of its own (.venv-vllm, 4 GB)
+test-vllm:
+	$(PYTHON) scripts/vllm_tests.py
+
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -51,6 +55,8 @@ bench: $(READY)
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/generate.py
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/serve.py
+	$(BIN)/python benchmarks/serve_overload.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
