@@ -24,9 +24,8 @@ from pathlib import Path
 
 import httpx2
 import psutil
+from endless import write_endless
 from server_process import server, verdict
-
-from sptune.model.spt import SPTModel
 
 FACTOR, NEW_TOKENS = 10, 32
 _COUNTER = itertools.count()
@@ -101,13 +100,10 @@ async def overload(url: str, pid: int, *, slots: int, seconds: float) -> None:
 
 @contextmanager
 def served(base: str, slots: int) -> Iterator[tuple[str, int]]:
-    """A server of an adapter whose replies end by their length alone."""
+    """A server whose replies all have as many tokens, so that their times can be compared."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        model = SPTModel.from_base(base)
-        model.stops = ()
-        model.save_pretrained(folder / "adapter")
-        del model
+        write_endless(folder, base=base)
         what = ("serve", f"bench={folder / 'adapter'}", "--slots", str(slots), "--log-level", "warning")
         with server("sptune.cli.main", *what, log=folder / "log") as running:
             yield running

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import json
 import os
 import statistics
 import tempfile
@@ -30,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+from endless import write_endless
 from server_process import Reply, Run, crowd, server, stream, verdict
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
@@ -42,8 +42,7 @@ from sptune.engine.vllm.embeddings_base import load_embeddings
 from sptune.engine.vllm.engine import VllmEngine
 from sptune.engine.vllm.in_process import InProcessSource
 from sptune.model.generate import Decoding
-from sptune.model.load import LoadedBase, locate
-from sptune.model.spt import SPTModel
+from sptune.model.load import LoadedBase
 
 NAME, PROMPTS, LENGTH, TURN = "bench", 4, 8, 3
 _COUNTER = itertools.count(1000)
@@ -175,6 +174,8 @@ async def gateway(bench: Bench) -> None:
             base,
             "--engine",
             f"vllm:{vllm}",
+            "--dtype",  # what vLLM computes in: half the bytes
+            bench.dtype,
             "--log-level",
             "warning",
         )
@@ -215,22 +216,6 @@ def chat_body(talk: Dialogue, new_tokens: int) -> dict[str, Any]:
     }
 
 
-def prepare_folder(folder: Path) -> None:
-    """The default model without an end of sequence, so that every reply has all its tokens, and an adapter that learned none."""
-    source = Path(locate("smollm2-135m"))
-    (folder / "base").mkdir()
-    for file in source.iterdir():
-        (folder / "base" / file.name).symlink_to(file)
-    name = folder / "base" / "generation_config.json"
-    settings = json.loads(name.read_text())
-    name.unlink()
-    name.write_text(json.dumps({key: value for key, value in settings.items() if key != "eos_token_id"}))
-    model = SPTModel.from_base(str(folder / "base"), num_prompts=PROMPTS, prompt_length=LENGTH)
-    model.encoder.learn_stop = False
-    model.stops = ()
-    model.save_pretrained(folder / "adapter")
-
-
 PARTS = {"in_process": in_process, "gateway": gateway}
 
 
@@ -247,7 +232,7 @@ def main() -> None:
     dialogues = [talk for talk in load_dialogues("sample:train") if len(talk.turns) > TURN]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prepare_folder(folder)
+        write_endless(folder, num_prompts=PROMPTS, prompt_length=LENGTH)
         base = load_embeddings(str(folder / "base"), dtype="float32")
         adapter = AdapterLoader(base).load(folder / "adapter")
         bench = Bench(

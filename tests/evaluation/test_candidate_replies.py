@@ -184,7 +184,7 @@ def test_candidates_survive_the_file(model: SPTModel, turns: list[ChosenTurn], t
         ("temperature", 0.0),
         ("top_p", 0.0),
         ("prior", "chosen"),
-        ("similarity", "rouge"),
+        ("similarity", "meteor"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(name: str, value: object) -> None:

@@ -61,10 +61,20 @@ def _serve(*, config: Path | None = None, **options: Any) -> None:
             typer.echo(greeting(engine, settings, url_of(listener, settings)))
 
         try:
-            asyncio.run(serve(engine, settings, listener=listener, records=records, started=greet))
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                runner.run(serve(engine, settings, listener=listener, records=records, started=greet))
         finally:
             if records is not None:
                 records.close()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop, where it is installed: half of what a streamed token costs is the event loop."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 def make_engine(settings: ServerSettings) -> ServingEngine:
@@ -79,6 +89,7 @@ def make_engine(settings: ServerSettings) -> ServingEngine:
     if kind == "local" and not colon:
         return _local_engine(settings)
     if kind == "vllm":
+        _use_one_thread()
         return _gateway(settings, urls) if colon else _vllm_engine(settings)
     raise UsageError(f"--engine: {settings.engine!r} is not one of local, vllm and vllm:http://HOST:PORT")
 
@@ -97,6 +108,13 @@ def _local_engine(settings: ServerSettings) -> ServingEngine:
         prefill=settings.prefill,
         adapter_limit=settings.max_loaded,
     )
+
+
+def _use_one_thread() -> None:
+    """Choosing prompts is little work: more threads would only wait, on processors that a vLLM on this machine needs."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def _vllm_engine(settings: ServerSettings) -> ServingEngine:

@@ -52,7 +52,7 @@ def encoded(embeddings: Tensor) -> str:
     return base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def read_news(data: str, *, count: int, decode: Decode) -> TokenNews:
+def read_news(data: str | bytes, *, count: int, decode: Decode) -> TokenNews:
     """What an event of the stream says.
 
     Args:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-import httpx2
+import aiohttp
 
 from sptune.engine.serving import OverloadedError, UnavailableError
 from sptune.engine.vllm.completion import Decode, read_error, read_news
@@ -19,8 +20,15 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_PATH = "/v1/completions"
-_NOT_FOUND, _BUSY, _REFUSED, _NO_KEY, _STRANGE = 404, {429, 503}, {400, 413, 422}, {401, 403}, {401, 403, 404, 405}
+_PATH, _DATA, _END = "/v1/completions", b"data:", b"[DONE]"
+_OK, _NOT_FOUND, _BUSY, _REFUSED, _NO_KEY, _STRANGE = (
+    200,
+    404,
+    {429, 503},
+    {400, 413, 422},
+    {401, 403},
+    {401, 403, 404, 405},
+)
 _TRUE_SECONDS = 120.0  # to the first tokens of a vLLM that has just started, which warms up with them
 _IDLE_SECONDS = 2.0  # of a connection that is kept; vLLM closes them after 5, which a request must not run into
 
@@ -57,16 +65,16 @@ class Replica:
         self._reason = ""
         self._heard = 0.0  # when the last token of any reply came
         self._connect_seconds, self._read_seconds = connect_seconds, read_seconds
-        self._client = httpx2.AsyncClient(
-            base_url=url,
+        self._client = aiohttp.ClientSession(
             headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx2.Timeout(read_seconds, connect=connect_seconds),
-            limits=httpx2.Limits(keepalive_expiry=_IDLE_SECONDS),
+            timeout=self._timeout(read_seconds),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_SECONDS),
+            cookie_jar=aiohttp.DummyCookieJar(),
         )
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._client.aclose()
+        await self._client.close()
 
     async def complete(
         self, body: bytes, *, decode: Decode, count: int = 0, read_seconds: float | None = None
@@ -86,25 +94,26 @@ class Replica:
             ReplicaError: it failed.
         """
         self.open += 1
-        timeout = httpx2.Timeout(read_seconds or self._read_seconds, connect=self._connect_seconds)
-        headers = {"Content-Type": "application/json"}
+        timeout, headers = self._timeout(read_seconds or self._read_seconds), {"Content-Type": "application/json"}
         try:
-            async with self._client.stream("POST", _PATH, content=body, headers=headers, timeout=timeout) as response:
+            async with self._client.post(
+                f"{self.url}{_PATH}", data=body, headers=headers, timeout=timeout, allow_redirects=False
+            ) as response:
                 await _check(response)
                 finished = False
-                async for event in httpx2.EventSource(response):
+                async for data in _events(response):
                     self._heard = time.monotonic()
-                    if event.data != "[DONE]":
-                        news = read_news(event.data, count=count, decode=decode)
+                    if data != _END:
+                        news = read_news(data, count=count, decode=decode)
                         finished = news.finish is not None
                         yield news
                 if not finished:
                     raise ReplicaLostError("the connection ended within a reply")
-        except httpx2.ReadTimeout as error:
+        except aiohttp.SocketTimeoutError as error:
             if time.monotonic() - self._heard < self._read_seconds:  # others are answered: it is busy and does not hang
                 raise OverloadedError("the model has no room; try again later", retry_after=1.0) from error
             raise ReplicaLostError(f"no token in {self._read_seconds:g} seconds") from error
-        except (httpx2.HTTPError, httpx2.SSEError) as error:
+        except (aiohttp.ClientError, TimeoutError) as error:
             raise ReplicaLostError(_reason(error)) from error
         except UnavailableError as error:
             raise ReplicaError(str(error)) from error
@@ -118,14 +127,14 @@ class Replica:
             ModelError: it lives, and is of no use as it was started.
         """
         try:
-            response = await self._client.get("/health")
-            if response.status_code == _NOT_FOUND:
-                raise ModelError(_no_vllm(self.url))
-            if not response.is_success:
-                raise ReplicaError(f"/health answers {response.status_code}")
+            async with self._client.get(f"{self.url}/health", allow_redirects=False) as response:
+                if response.status == _NOT_FOUND:
+                    raise ModelError(_no_vllm(self.url))
+                if response.status != _OK:
+                    raise ReplicaError(f"/health answers {response.status}")
             if not self.up:
                 await self._prove(probe)
-        except (httpx2.HTTPError, ReplicaError, OverloadedError) as error:
+        except (aiohttp.ClientError, TimeoutError, ReplicaError, OverloadedError) as error:
             self._lose(_reason(error))
         except ModelError as error:
             self._lose(str(error))
@@ -141,17 +150,21 @@ class Replica:
 
     async def _served(self) -> dict[str, Any]:
         """What it says of its model."""
-        response = await self._client.get("/v1/models")
-        if response.status_code in _NO_KEY:
-            raise ModelError(
-                f"{self.url} refuses the key; give the one that vLLM was started with (--vllm-api-key-file)"
-            )
+        async with self._client.get(f"{self.url}/v1/models", allow_redirects=False) as response:
+            if response.status in _NO_KEY:
+                raise ModelError(
+                    f"{self.url} refuses the key; give the one that vLLM was started with (--vllm-api-key-file)"
+                )
+            answer = await response.read() if response.status == _OK else b""
         try:
-            response.raise_for_status()
-            model: dict[str, Any] = response.json()["data"][0]
-        except (httpx2.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
+            model: dict[str, Any] = json.loads(answer)["data"][0]
+        except (ValueError, KeyError, IndexError, TypeError) as error:
             raise ModelError(_no_vllm(self.url)) from error
         return model
+
+    def _timeout(self, read_seconds: float) -> aiohttp.ClientTimeout:
+        """No limit for the whole of a reply, one for the time between two of its tokens."""
+        return aiohttp.ClientTimeout(total=None, sock_connect=self._connect_seconds, sock_read=read_seconds)
 
     def note(self, error: ReplicaError) -> None:
         """Take note of a request that failed: in the log, and by giving no more to a replica that is lost."""
@@ -167,11 +180,21 @@ class Replica:
         self.up, self._reason = False, reason
 
 
-async def _check(response: httpx2.Response) -> None:
+async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """The data of vLLM's server-sent events, each of which is one line."""
+    rest = b""
+    async for chunk in response.content.iter_any():
+        *events, rest = (rest + chunk).split(b"\n\n")
+        for event in events:
+            if event.startswith(_DATA):
+                yield event.removeprefix(_DATA).strip()
+
+
+async def _check(response: aiohttp.ClientResponse) -> None:
     """Raise what an answer that is not a reply says."""
-    if response.is_success:
+    if response.status == _OK:
         return
-    message, status = read_error(await response.aread()), response.status_code
+    message, status = read_error(await response.read()), response.status
     if status in _BUSY:
         wait = response.headers.get("Retry-After", "")
         raise OverloadedError(
@@ -188,4 +211,4 @@ def _no_vllm(url: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if isinstance(error, httpx2.HTTPError) else str(error)
+    return str(error) if isinstance(error, SptError) else f"{type(error).__name__}: {error}"
