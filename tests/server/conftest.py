@@ -11,6 +11,7 @@ from live_server import LiveServer, live_server
 
 from sptune.engine.batching import BatchingEngine
 from sptune.model.load import LoadedBase
+from sptune.server.records.store import Records
 from sptune.server.settings import ServerSettings
 from tiny import tiny_spt
 
@@ -57,3 +58,11 @@ def live(
     personas.write_text(PERSONAS, encoding="utf-8")
     with live_server(make_engine(), make_settings(personas=personas)) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Records]:
+    """An empty file of records."""
+    records = Records.open(tmp_path_factory.mktemp("records") / "chats.db")
+    yield records
+    records.close()

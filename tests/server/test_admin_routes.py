@@ -31,13 +31,6 @@ def root(adapters: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="module")
-def records(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Records]:
-    records = Records.open(tmp_path_factory.mktemp("records") / "chats.db")
-    yield records
-    records.close()
-
-
-@pytest.fixture(scope="module")
 def server(make_engine: Callable, make_settings: Callable, root: Path, records: Records) -> Iterator[LiveServer]:
     keys = root.with_name("admin-keys.txt")
     keys.write_text("admin-key\n", encoding="utf-8")

@@ -106,7 +106,7 @@ def test_no_word_of_a_user_is_ever_logged(recording: LiveServer, log: io.StringI
     http.get(f"/v1/models/{SECRET}?q={SECRET}")
     http.get(f"/{SECRET}")
     http.delete(f"/admin/users/{SECRET}", headers={"authorization": "Bearer admin-key"})
-    http.request("SECRETMETHOD", f"/{SECRET}")
+    assert http.request("SECRETMETHOD", f"/{SECRET}").status_code == 400  # by uvicorn: it is no request to be logged
     http.get("/v1/models", headers={"host": SECRET, "user-agent": SECRET, "authorization": f"Bearer {SECRET}"})
 
     def broken(_: Limits, body: Any) -> None:
@@ -114,7 +114,7 @@ def test_no_word_of_a_user_is_ever_logged(recording: LiveServer, log: io.StringI
 
     monkeypatch.setattr(Limits, "check_chat", broken)
     assert http.post(PATH, json=chat(messages=said)).status_code == 500
-    requests = request_lines(log, 16)
+    requests = request_lines(log, 15)
     assert SECRET not in log.getvalue().lower()
     [failure] = [line for line in lines(log) if line["event"] == "request.failed"]
     assert failure["exception"]["type"] == "builtins.RuntimeError"

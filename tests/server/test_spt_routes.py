@@ -15,13 +15,6 @@ from sptune.server.records.store import Records
 
 
 @pytest.fixture(scope="module")
-def records(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Records]:
-    records = Records.open(tmp_path_factory.mktemp("records") / "chats.db")
-    yield records
-    records.close()
-
-
-@pytest.fixture(scope="module")
 def recording(make_engine: Callable, make_settings: Callable, records: Records) -> Iterator[LiveServer]:
     with live_server(make_engine(), make_settings(), records=records) as server:
         yield server
