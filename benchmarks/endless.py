@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from huggingface_hub import snapshot_download
+
 from sptune.model.load import locate
 from sptune.model.spt import SPTModel
 
@@ -12,6 +14,8 @@ from sptune.model.spt import SPTModel
 def write_endless(folder: Path, *, base: str = "smollm2-135m", num_prompts: int = 4, prompt_length: int = 8) -> None:
     """Write `folder/base`, a model without an end of sequence, and `folder/adapter`, which learned none."""
     source = Path(locate(base))
+    if not source.is_dir():
+        source = Path(snapshot_download(base))
     (folder / "base").mkdir()
     for file in source.iterdir():
         (folder / "base" / file.name).symlink_to(file)

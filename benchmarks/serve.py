@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
+from endless import write_endless
 from server_process import verdict
 
 from sptune.data.dialogue import Dialogue
@@ -185,19 +186,15 @@ def main() -> None:
     parser.add_argument("--data", default="sample:train")
     args = parser.parse_args()
 
-    base = load_base(args.base)
-    model = SPTModel.from_base(base)
-    model.encoder.learn_stop = False  # every reply has all its tokens
-    model.stops = ()
-    base.backbone.model.generation_config.eos_token_id = None
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(Path(folder) / "adapter")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_endless(folder, base=args.base)
         size = QUICK if args.quick else Size()
         dialogues = [talk for talk in load_dialogues(args.data) if len(talk.turns) >= size.turns]
-        bench = Bench(base, Path(folder) / "adapter", dialogues, size)
-        for name in args.only:
-            print(f"-- {name}", flush=True)
-            asyncio.run(PARTS[name](bench))
+        bench = Bench(load_base(str(folder / "base")), folder / "adapter", dialogues, size)
+        for part in args.only:
+            print(f"-- {part}", flush=True)
+            asyncio.run(PARTS[part](bench))
 
 
 if __name__ == "__main__":

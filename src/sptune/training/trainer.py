@@ -113,7 +113,7 @@ class SPTTrainer(Trainer):
             noise=self.settings.fork_noise,
             seed=seed,
             starts=self.settings.starts,
-            losses=self._start_losses,
+            losses=lambda: start_losses(model, self.get_train_dataloader(), starts=self.settings.starts),
             parted=self.monitor.forget,
         )
         arguments = training_arguments(
@@ -218,11 +218,6 @@ class SPTTrainer(Trainer):
         self.monitor.add(output.scores, parts.nll)
         self._sums.add(parts, batch)
         return parts.total.to(self.args.device)
-
-    def _start_losses(self) -> Tensor:
-        """(starts,) mean losses of the prompts that are trained before they part."""
-        loader = PackedLoader(self.sequences, model=self.spt, budget=self.settings.batch_tokens, seed=self.args.seed)
-        return start_losses(self.spt, loader, starts=self._shared.starts)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Validation figures, named `eval_...` for transformers; logged, and kept in `metrics.jsonl`."""
