@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from invoked import failure
 from typer.testing import CliRunner, Result
 
 from fake_engine import FakeEngine
@@ -35,11 +36,6 @@ def run(*arguments: object, typed: str | bytes = "") -> Result:
     app = typer.Typer()
     app.command("chat")(chat)
     return CliRunner().invoke(app, [str(argument) for argument in arguments], input=typed)
-
-
-def error(result: Result) -> SptError:
-    assert isinstance(result.exception, SptError), result.output
-    return result.exception
 
 
 @pytest.fixture(scope="module")
@@ -226,13 +222,13 @@ def test_a_bare_model_chats_in_its_own_template(base: Path) -> None:
     ],
 )
 def test_options_that_cannot_work(arguments: list[str], kind: type[SptError], message: str) -> None:
-    problem = error(run(*arguments))
+    problem = failure(run(*arguments))
     assert isinstance(problem, kind)
     assert message in str(problem)
 
 
 def test_an_unknown_prompt_is_refused_at_the_start(talk: list[object]) -> None:
-    assert "--prompt: '3' is no prompt" in str(error(run(*talk, "--prompt", 3)))
+    assert "--prompt: '3' is no prompt" in str(failure(run(*talk, "--prompt", 3)))
 
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "1.0", "4", "²", "1e0"])

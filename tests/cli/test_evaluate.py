@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from invoked import failure, succeeded
 from typer.testing import CliRunner, Result
 
 from sptune.cli.evaluate import evaluate
@@ -34,15 +35,11 @@ def run(*arguments: object) -> Result:
 
 
 def done(*arguments: object) -> Result:
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output + repr(result.exception)
-    return result
+    return succeeded(run(*arguments))
 
 
 def error(*arguments: object) -> SptError:
-    result = run(*arguments)
-    assert isinstance(result.exception, SptError), result.output + repr(result.exception)
-    return result.exception
+    return failure(run(*arguments))
 
 
 @pytest.fixture(scope="module")

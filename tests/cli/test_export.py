@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from invoked import failure
 from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner, Result
 
 from sptune.adapter import load_adapter
 from sptune.cli.main import app
-from sptune.errors import AdapterError, SptError, UsageError
+from sptune.errors import AdapterError, UsageError
 from sptune.model.load import load_base
 from sptune.model.spt import SPTModel
 from sptune.peft_folder import PeftPrompt, write_peft
@@ -18,11 +19,6 @@ from tiny import tiny_llama
 
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def error(result: Result) -> SptError:
-    assert isinstance(result.exception, SptError), result.output
-    return result.exception
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +56,12 @@ def test_export_one_prompt_then_all_then_import_them(adapter: Path, base: Path, 
 
 @pytest.mark.parametrize("choice", [(), ("--all", "--prompt", 0)])
 def test_export_wants_one_prompt_or_all(adapter: Path, tmp_path: Path, choice: tuple[object, ...]) -> None:
-    assert isinstance(error(run("export", adapter, "--output", tmp_path / "x", *choice)), UsageError)
+    assert isinstance(failure(run("export", adapter, "--output", tmp_path / "x", *choice)), UsageError)
     assert not (tmp_path / "x").exists()
 
 
 def test_export_says_what_is_wrong_with_the_adapter(tmp_path: Path) -> None:
-    assert isinstance(error(run("export", tmp_path / "no", "--all", "--output", tmp_path / "x")), AdapterError)
+    assert isinstance(failure(run("export", tmp_path / "no", "--all", "--output", tmp_path / "x")), AdapterError)
 
 
 def test_import_takes_the_base_that_the_adapter_names(base: Path, tmp_path: Path) -> None:
@@ -77,7 +73,7 @@ def test_import_takes_the_base_that_the_adapter_names(base: Path, tmp_path: Path
 
 def test_import_wants_a_base(tmp_path: Path) -> None:
     result = run("import", peft(tmp_path / "peft", None), "--output", tmp_path / "adapter")
-    assert "--base" in str(error(result))
+    assert "--base" in str(failure(result))
 
 
 def test_import_replaces_an_adapter_only_by_force_and_nothing_else(base: Path, tmp_path: Path) -> None:
@@ -85,11 +81,11 @@ def test_import_replaces_an_adapter_only_by_force_and_nothing_else(base: Path, t
     output = tmp_path / "adapter"
     assert run("import", first, "--output", output).exit_code == 0
     before = load_adapter(output).tensors["prompts"]
-    assert "--force" in str(error(run("import", second, "--output", output)))
+    assert "--force" in str(failure(run("import", second, "--output", output)))
     assert torch.equal(load_adapter(output).tensors["prompts"], before)
     assert run("import", second, "--output", output, "--force").exit_code == 0
     assert not torch.equal(load_adapter(output).tensors["prompts"], before)
-    assert "left alone" in str(error(run("import", first, "--output", second, "--force")))
+    assert "left alone" in str(failure(run("import", first, "--output", second, "--force")))
 
 
 @pytest.mark.parametrize("command", ["export", "import"])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from invoked import failure, succeeded
 from typer.testing import CliRunner, Result
 
 from sptune.cli.main import COMMANDS
@@ -27,15 +28,11 @@ def run(*arguments: object) -> Result:
 
 
 def done(*arguments: object) -> Result:
-    result = run(*arguments, *QUICK)
-    assert result.exit_code == 0, result.output + repr(result.exception)
-    return result
+    return succeeded(run(*arguments, *QUICK))
 
 
 def error(*arguments: object) -> SptError:
-    result = run(*arguments)
-    assert isinstance(result.exception, SptError), result.output + repr(result.exception)
-    return result.exception
+    return failure(run(*arguments))
 
 
 @pytest.fixture(scope="module")

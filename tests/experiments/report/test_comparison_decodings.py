@@ -6,7 +6,6 @@ import csv
 import json
 import math
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,6 @@ from sptune.experiments.report import write_comparison
 from sptune.experiments.report.findings import Findings, find
 from sptune.experiments.report.folder import Comparison, read_comparison
 from sptune.experiments.report.seed_scores import seed_scores
-from sptune.report.plots import style
 
 METHODS = {"pt": {"kind": "spt", "set": {"prompts.count": 1}}, "spt": {"kind": "spt"}, "lora": {"kind": "lora"}}
 PT = Behaviour(bertscore=50.0, scored=True)
@@ -31,16 +29,11 @@ SIZE = Size(12, 2)
 LABELS = ["pt", "pt (rerank)", "spt", "spt (gated)", "spt (rerank)", "lora"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(style, "DPI", 30)
-        patch.setattr("sptune.experiments.report.findings.SAMPLES", 200)
-        yield
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, _quick: None) -> Path:
+def whole(tmp_path_factory: pytest.TempPathFactory, quick: None) -> Path:
     """A comparison with its report. Shared: tests do not change it."""
     folder = tmp_path_factory.mktemp("decodings")
     write_settings(folder, METHODS, decodings=["gated", "rerank"])

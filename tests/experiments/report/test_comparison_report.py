@@ -6,7 +6,6 @@ import importlib
 import json
 import pkgutil
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
@@ -26,7 +25,6 @@ from sptune.experiments.report.findings import Findings, find
 from sptune.experiments.report.folder import Comparison, read_comparison
 from sptune.experiments.report.write import make_document
 from sptune.report.markdown import to_markdown
-from sptune.report.plots import style
 
 METHODS = {
     "zero-shot": {"kind": "zero_shot", "seeds": [0]},
@@ -39,13 +37,7 @@ SPT = Behaviour(copied=0.5, rare=0.6, loss=2.8, prompts=4, follows=0.9, bertscor
 SMALL = Size(6, 2)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick() -> Iterator[None]:
-    """Small pictures and few resamples: neither matters to what is tested here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(style, "DPI", 30)
-        patch.setattr("sptune.experiments.report.findings.SAMPLES", 200)
-        yield
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def write_all(folder: Path) -> Path:
@@ -65,7 +57,7 @@ def write_all(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory, _quick: None) -> WrittenComparison:
+def written(tmp_path_factory: pytest.TempPathFactory, quick: None) -> WrittenComparison:
     """What was written of a complete comparison."""
     return write_comparison(write_all(tmp_path_factory.mktemp("compare") / "invented"))
 
