@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sptune.errors import ModelError
+from sptune.model.causal_attention import use_causal_attention
 from sptune.model.target_logprobs import target_logprobs, weighted_logits_logprobs
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Backbone(nn.Module):
         self.model = model.eval().requires_grad_(False)
         _remove_dropout(model)
         _remove_decoding_habits(model)
+        use_causal_attention(model)
         self.base = base
         self.revision = revision
         self._recomputes = False
