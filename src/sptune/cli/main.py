@@ -17,6 +17,7 @@ from sptune.errors import SptError, UsageError, exit_code
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "train": ("sptune.cli.train", "train", "Train an adapter from a recipe, evaluate it and write a report."),
     "evaluate": ("sptune.cli.evaluate", "evaluate", "Measure an adapter, or a bare model, on dialogues."),
+    "rerank": ("sptune.cli.rerank", "rerank", "Choose among kept candidates again, with other weights."),
     "robustness": ("sptune.cli.robustness", "robustness", "Disturb an adapter's input and see what moves."),
     "compare": ("sptune.cli.compare", "app", "Train and evaluate methods with several seeds, and compare them."),
     "chat": ("sptune.cli.chat", "chat", "Talk to an adapter, and see why a prompt was chosen."),

@@ -1,0 +1,153 @@
+"""`sptune rerank`: choose among kept candidates again, with other weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sptune.cli.evaluate import Profile, echo_tables
+from sptune.errors import UsageError
+
+if TYPE_CHECKING:
+    from sptune.evaluation.reweigh import Weighed
+    from sptune.evaluation.table import Table
+
+Candidates = Annotated[
+    Path, typer.Argument(metavar="CANDIDATES", help="A candidates.jsonl, or the folder of an evaluation that has one.")
+]
+Try = Annotated[
+    list[str] | None,
+    typer.Option("--try", metavar="KEY=V1,V2", help="Values of a weight; repeatable, every combination is tried."),
+]
+Similarity = Annotated[
+    str | None,
+    typer.Option(help="Of the consensus: f1, rouge, bleu or chrf, measured again; as it was kept if not given."),
+]
+Against = Annotated[
+    Path | None,
+    typer.Option(help="A generations.jsonl of the same turns: also the mean gain over it, best first."),
+]
+Bertscore = Annotated[str | None, typer.Option(help="Encoder for BERTScore: a folder, or a downloaded hub id.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+NAMES = ("likelihood", "length_power", "prior_weight", "consensus_weight", "persona_weight")
+SHOWN = ("f1", "bleu", "rouge1", "rouge2", "rougeL", "bertscore_f1", "dist1", "dist2", "ead1", "ead2", "words")
+
+
+def rerank(
+    candidates: Candidates,
+    tries: Try = None,
+    similarity: Similarity = None,
+    against: Against = None,
+    profile: Profile = "paper",
+    bertscore_model: Bertscore = None,
+    as_json: AsJson = False,
+) -> None:
+    """Choose among candidates that an evaluation kept, with other weights, and measure the replies; no model runs.
+
+    Choose weights on validation dialogues, never on those that you report.
+
+    \b
+    Keys: likelihood (top1, fused, gated, mixture), length_power, prior_weight, consensus_weight, persona_weight.
+    Examples:
+      sptune evaluate ADAPTER --data valid.txt --split 701:750 --parts generation --decoding rerank --output tune
+      sptune rerank tune --try prior_weight=0,0.25,0.5 --try consensus_weight=0,5,10,20 --similarity rouge
+      sptune rerank tune --try consensus_weight=0,5,10 --against greedy/generations.jsonl
+    """
+    from sptune.evaluation.records import read_records
+    from sptune.evaluation.rerank import TurnCandidates
+    from sptune.evaluation.result import CANDIDATES_NAME
+    from sptune.evaluation.reweigh import weigh, weights_grid, with_similarity
+
+    grid = weights_grid(_values(tries or []))
+    path = candidates / CANDIDATES_NAME if candidates.is_dir() else candidates
+    turns = read_records(path, TurnCandidates)
+    if similarity:
+        turns = with_similarity(turns, _known_similarity(similarity))
+    base = _figures(against, profile, bertscore_model) if against else None
+    rows = [
+        (one, _gain(one.values, base)) for one in weigh(turns, grid, profile=profile, bertscore_model=bertscore_model)
+    ]
+    if base:
+        rows.sort(key=lambda row: -(row[1] or 0.0))
+    if as_json:
+        typer.echo(json.dumps([{**asdict(one), "gain": gain} for one, gain in rows], indent=2))
+        return
+    drawn = sum(len(turn.candidates) for turn in turns) / len(turns)
+    echo_tables(f"{path}: {len(turns)} turns, {drawn:.1f} candidates each, {profile} rules", [_table(rows, base)])
+
+
+def _values(tries: Sequence[str]) -> dict[str, list[Any]]:
+    """Fields of `RerankWeights` -> values, of `--try KEY=V1,V2`.
+
+    Raises:
+        UsageError: not of that form, an unknown or repeated key, or a value that is no number.
+    """
+    found: dict[str, list[Any]] = {}
+    for text in tries:
+        name, _, values = text.partition("=")
+        if name not in NAMES or not values:
+            raise UsageError(f"--try: {text!r} is not KEY=V1,V2 with a KEY of {', '.join(NAMES)}")
+        field = name.removesuffix("_weight")
+        if field in found:
+            raise UsageError(f"--try: {name} is there twice; give all its values in one, {name}=V1,V2")
+        found[field] = [one if name == "likelihood" else _number(name, one) for one in values.split(",")]
+    return found
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"--try {name}: {text!r} is no number") from None
+
+
+def _known_similarity(name: str) -> Any:
+    from typing import get_args
+
+    from sptune.evaluation.rerank import Similarity as Known
+
+    if name not in get_args(Known):
+        raise UsageError(f"--similarity: {name!r} is not one of {', '.join(get_args(Known))}")
+    return name
+
+
+def _figures(path: Path, profile: str, bertscore_model: str | None) -> dict[str, float]:
+    from sptune.evaluation.generation import Generation, measure
+    from sptune.evaluation.records import read_records
+
+    return measure(read_records(path, Generation), profile=profile, bertscore_model=bertscore_model).values
+
+
+def _gain(values: Mapping[str, float], base: Mapping[str, float] | None) -> float | None:
+    """Mean gain in percent over those of the paper's ten metrics that both have."""
+    from sptune.experiments.report.columns import PAPER
+    from sptune.experiments.report.gains import mean_gain
+
+    if base is None:
+        return None
+    return mean_gain(values, base, [spec.key for spec in PAPER if spec.key in values and spec.key in base])
+
+
+def _table(rows: Sequence[tuple[Weighed, float | None]], base: Mapping[str, float] | None) -> Table:
+    from sptune.evaluation.table import DIVERSITY, OVERLAP, Table
+
+    labels = OVERLAP | DIVERSITY
+    shown = [name for name in SHOWN if name in rows[0][0].values]
+    columns = (*NAMES, *(labels[name] for name in shown), *(["mean gain, %"] if base else []))
+    lines = [
+        (
+            *(f"{value:g}" if isinstance(value, float) else value for value in asdict(one.weights).values()),
+            *(f"{one.values[name]:.2f}" for name in shown),
+            *([] if gain is None else [f"{gain:+.1f}"]),
+        )
+        for one, gain in rows
+    ]
+    if base:
+        lines.append(("against", "", "", "", "", *(f"{base[name]:.2f}" for name in shown), ""))
+    return Table("Replies by weights", columns, tuple(lines))

@@ -1,0 +1,136 @@
+"""`sptune rerank` from the command line, on candidates written by hand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import typer
+from invoked import failure, succeeded
+from typer.testing import CliRunner, Result
+
+from sptune.cli.rerank import rerank
+from sptune.errors import DataError, SptError, UsageError
+from sptune.evaluation.generation import chosen_reply, measure
+from sptune.evaluation.records import write_records
+from sptune.evaluation.rerank import Candidate, RerankWeights, TurnCandidates
+from sptune.evaluation.reweigh import weigh, weights_grid, with_similarity
+
+
+def candidate(text: str, logprob: float, *, prior: float | None = -6.0, agreed: float = 0.0) -> Candidate:
+    words = len(text.split())
+    return Candidate(text, 0, 1.0, words, words, (logprob,), logprob, logprob, prior, agreed, 0.0)
+
+
+def turn(number: int, *candidates: Candidate) -> TurnCandidates:
+    return TurnCandidates("a", number, ("i keep bees .",), "hi", "i keep bees too", 0, (1.0,), 0.0, (1.0,), candidates)
+
+
+# The likeliest says nothing; mutual information wants the second; the third agrees with the first in most words.
+TURNS = [
+    turn(
+        number,
+        candidate("i do not know", -4.0),
+        candidate(f"i keep {number} bees", -6.0, prior=-20.0),
+        candidate("i do not know you", -6.0, agreed=0.9),
+    )
+    for number in range(3)
+]
+
+
+def run(*arguments: object) -> Result:
+    app = typer.Typer()
+    app.command()(rerank)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def points(*arguments: object) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = json.loads(succeeded(run(*arguments, "--json")).output)
+    return found
+
+
+def error(*arguments: object) -> SptError:
+    return failure(run(*arguments))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_records(tmp_path / "candidates.jsonl", TURNS)
+    return tmp_path
+
+
+def test_every_combination_is_chosen_and_measured(folder: Path):
+    found = points(folder, "--try", "prior_weight=0,0.5", "--try", "consensus_weight=0,9")
+    wanted = [RerankWeights(prior=p, consensus=c) for p in (0.0, 0.5) for c in (0.0, 9.0)]
+    assert [point["weights"] for point in found] == [
+        {"likelihood": "gated", "length_power": 1.0, "prior": w.prior, "consensus": w.consensus, "persona": 0.0}
+        for w in wanted
+    ]
+    for point, weights in zip(found, wanted, strict=True):
+        values = measure([chosen_reply(one, weights) for one in TURNS], profile="paper").values
+        assert point["values"] == pytest.approx(values)
+    assert len({point["values"]["dist1"] for point in found}) > 1  # type: ignore[index]
+
+
+def test_gains_are_against_the_replies_that_are_given_best_first(folder: Path):
+    greedy = [chosen_reply(one, RerankWeights(prior=0.0)) for one in TURNS]
+    write_records(folder / "greedy.jsonl", greedy)
+    found = points(folder / "candidates.jsonl", "--try", "prior_weight=0,0.5", "--against", folder / "greedy.jsonl")
+    assert [point["weights"]["prior"] for point in found] == [0.5, 0.0]  # type: ignore[index]
+    best, same = (point["gain"] for point in found)
+    assert same == 0.0
+    assert isinstance(best, float)
+    assert best > 0
+    table = succeeded(run(folder, "--try", "prior_weight=0,0.5", "--against", folder / "greedy.jsonl")).output
+    assert "mean gain, %" in table
+    assert f"{best:+.1f}" in table
+    assert "| against |" in table
+
+
+def test_consensus_can_be_measured_by_another_similarity(folder: Path):
+    found = points(folder, "--try", "prior_weight=0", "--try", "consensus_weight=50", "--similarity", "rouge")
+    [wanted] = weigh(
+        with_similarity(TURNS, "rouge"), weights_grid({"prior": [0.0], "consensus": [50.0]}), profile="paper"
+    )
+    assert found[0]["values"] == pytest.approx(wanted.values)
+    one = with_similarity(TURNS, "f1")[0].candidates
+    assert [round(c.consensus, 3) for c in one] == [0.569, 0.236, 0.556]  # F1 0.25, 0.889 and 0.222, in pairs
+
+
+def test_a_prior_that_was_not_measured_is_told(folder: Path):
+    bare = [replace(one, candidates=tuple(replace(c, prior_logprob=None) for c in one.candidates)) for one in TURNS]
+    write_records(folder / "candidates.jsonl", bare)
+    assert "prior: these candidates hold no log-probability" in str(error(folder, "--try", "prior_weight=0.5"))
+    assert len(points(folder, "--try", "prior_weight=0")) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (
+            ["--try", "prior=0"],
+            "--try: 'prior=0' is not KEY=V1,V2 with a KEY of likelihood, length_power, prior_weight",
+        ),
+        (["--try", "prior_weight"], "--try: 'prior_weight' is not KEY=V1,V2"),
+        (["--try", "prior_weight=much"], "--try prior_weight: 'much' is no number"),
+        (["--try", "prior_weight=nan"], "prior: nan is no weight"),
+        (["--try", "likelihood=best"], "likelihood: 'best' is not one of"),
+        (["--try", "prior_weight=0", "--try", "prior_weight=1"], "prior_weight is there twice"),
+        (["--similarity", "words"], "--similarity: 'words' is not one of f1, rouge, bleu, chrf"),
+        (["--profile", "mine"], "profile: 'mine' is not one of paper, standard"),
+    ],
+)
+def test_a_mistake_is_named(folder: Path, arguments: list[str], wanted: str):
+    found = error(folder, *arguments)
+    assert isinstance(found, UsageError)
+    assert wanted in str(found)
+
+
+def test_a_file_that_holds_no_candidates_is_named(folder: Path, tmp_path: Path):
+    (tmp_path / "bad.jsonl").write_text('{"dialogue": "a"}\n')
+    for path, wanted in ((tmp_path / "bad.jsonl", "bad.jsonl:1: turn: Field required"), (tmp_path / "no", "cannot be")):
+        found = error(path)
+        assert isinstance(found, DataError)
+        assert wanted in str(found)
