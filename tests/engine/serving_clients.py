@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 import torch
 
 from sptune.engine.batching import BatchingEngine
@@ -90,3 +91,11 @@ def serve_with(
             await engine.stop()
 
     return asyncio.run(run())
+
+
+def assert_same_selection(one: Selection | None, other: Selection | None) -> None:
+    """The same prompt; scores are equal to 1e-6 whatever else was scored with them, not to the last bit."""
+    assert (one is None) == (other is None)
+    if one and other:
+        assert one.prompt == other.prompt
+        assert one.scores == pytest.approx(other.scores, abs=1e-6)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from engine.serving_clients import GREEDY, Answer, answers, collect, serve, serve_with
+from engine.serving_clients import GREEDY, Answer, answers, assert_same_selection, collect, serve, serve_with
 from engine.vllm.replica_server import ReplicaServer, running
 from model.architectures import make_architecture
 from sptune.data.dialogue import Dialogue
@@ -86,10 +86,7 @@ def test_greedy_replies_are_those_of_the_local_engine(
     found = visit(ask, replica(), replica(), slots=5)
     for one, other in zip(found, wanted, strict=True):
         assert (one.text, one.tokens, one.finish) == (other.text, other.tokens, other.finish)
-        assert (one.selection is None) == (other.selection is None)
-        if one.selection and other.selection:
-            assert one.selection.prompt == other.selection.prompt
-            assert one.selection.scores == pytest.approx(other.selection.scores, abs=1e-6)
+        assert_same_selection(one.selection, other.selection)
         ours, theirs = ([t for piece in a.pieces for t in piece.logprobs] for a in (one, other))
         assert [t.token for t in ours] == [t.token for t in theirs]
         assert [t.logprob for t in ours] == pytest.approx([t.logprob for t in theirs], abs=1e-4)
@@ -116,8 +113,7 @@ def test_two_users_never_mix(
     found = visit(ask, replica(), replica(), slots=24)
     assert [answer.text for answer in found] == [answer.text for answer in wanted]
     for one, other in zip(found, wanted, strict=True):
-        assert one.selection.prompt == other.selection.prompt
-        assert one.selection.scores == pytest.approx(other.selection.scores, abs=1e-6)
+        assert_same_selection(one.selection, other.selection)
     assert len({answer.text for answer in wanted}) > 12, "the replies would differ if they were mixed"
 
 

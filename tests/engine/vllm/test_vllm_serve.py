@@ -13,7 +13,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from engine.serving_clients import Answer, answers, collect, saved, serve, serve_with, varied
+from engine.serving_clients import Answer, answers, assert_same_selection, collect, saved, serve, serve_with, varied
 from engine.vllm.real_vllm import Replica, vllm_serve
 from small_run import save_base
 from sptune.data.dialogue import Dialogue
@@ -77,7 +77,7 @@ def assert_same(found: list[Answer], wanted: list[Answer]) -> None:
     """Tokens are equal; log-probabilities differ by rounding."""
     for number, (one, other) in enumerate(zip(found, wanted, strict=True)):
         assert (one.text, one.tokens, one.finish) == (other.text, other.tokens, other.finish), number
-        assert one.selection == other.selection
+        assert_same_selection(one.selection, other.selection)
         ours, theirs = ([t for piece in a.pieces for t in piece.logprobs] for a in (one, other))
         assert [t.token for t in ours] == [t.token for t in theirs]
         assert [t.logprob for t in ours] == pytest.approx([t.logprob for t in theirs], abs=1e-3)
