@@ -365,6 +365,34 @@ def test_no_warning_is_about_prompts_that_are_meant_to_be_one(tiny_base: LoadedB
     assert all(record["contrastive"] == 0 for record in records[:6])
 
 
+@pytest.mark.parametrize("settings", [{}, {"optimizer": "sgd"}, {"max_grad_norm": 0, "optimizer": "sgd"}], ids=str)
+def test_after_the_fork_a_step_is_as_long_as_before(tiny_base: LoadedBase, tmp_path: Path, settings: dict[str, Any]):
+    """Without noise, each of the K goes on as one prompt alone would, though its gradient is a K-th of it in a mean over prompts."""
+    many = tiny_spt(tiny_base)
+    one = one_prompt(many, tiny_base)
+    alone = watched(one, tmp_path / "one", losses=LLM_ONLY, **settings)
+    shared = watched(many, tmp_path / "many", losses=LLM_ONLY, shared=FORK / STEPS, fork_noise=0, **settings)
+    way = float((alone.after[-1] - alone.after[FORK - 1]).abs().max())
+    assert way > 1e-4
+    for step in range(STEPS):
+        wanted = alone.after[step].expand(3, -1, -1)
+        torch.testing.assert_close(shared.after[step], wanted, atol=0.02 * way, rtol=0)
+
+
+def test_parted_prompts_are_clipped_one_by_one():
+    own = prompts()
+    shared = SharedPrompts(own, share=0.5, noise=0.1, seed=0)
+    small, large = torch.full((4, 32), 1e-3), torch.full((4, 32), 1.0)
+    own.embeddings.grad = torch.stack([small, large, torch.zeros(4, 32)])
+    shared.on_pre_optimizer_step(SimpleNamespace(max_grad_norm=0.5), state(5), None)
+    assert torch.equal(own.embeddings.grad[0], 3 * small)
+    torch.testing.assert_close(own.embeddings.grad[1], large * 0.5 / large.norm())
+    assert not own.embeddings.grad[2].any()
+    own.embeddings.grad = torch.stack([small, large, small])
+    shared.on_pre_optimizer_step(SimpleNamespace(max_grad_norm=0), state(5), None)
+    assert torch.equal(own.embeddings.grad, 3 * torch.stack([small, large, small]))
+
+
 def test_without_noise_and_anything_else_to_part_them_they_stay_one(tiny_base: LoadedBase, tmp_path: Path):
     """Which is why a recipe may not ask for it (tests/test_config.py)."""
     run = small_trainer(tiny_base, tmp_path, shared=0.5, max_steps=STEPS, fork_noise=0)

@@ -19,8 +19,13 @@ class SharedPrompts(TrainerCallback):
 
     With one start only prompt 0 is run until then; its gradient, already clipped, is given to all K rows, so that prompts and optimizer states
     stay equal and training is, step for step, that of K = 1. With several, that many prompts are trained apart, each on all examples; all K go on
-    from the one with the lowest loss, and from its optimizer state. Nothing but the step and the prompts says where training stands, so a resumed
-    run does the same. At least the last step is taken apart. A single prompt is left alone.
+    from the one with the lowest loss, and from its optimizer state.
+
+    Every loss is a mean over the K prompts, so once they have parted a prompt's gradient is a K-th of what its optimizer state has seen: it is
+    multiplied by K, and clipped prompt by prompt, so that steps stay as long as they were.
+
+    Nothing but the step and the prompts says where training stands, so a resumed run does the same. At least the last step is taken apart. A
+    single prompt is left alone.
 
     Args:
         prompts: the prompts; with `share` > 0 and one start all are set to the first.
@@ -77,9 +82,15 @@ class SharedPrompts(TrainerCallback):
         self._part()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Give the gradient of prompt 0 to all."""
-        if self.starts == 1 and self.together(state) and self._prompts.embeddings.grad is not None:
-            _spread(self._prompts.embeddings.grad)
+        """Give the gradient of prompt 0 to all; once they have parted, give each its own at the size that it had before."""
+        gradient = self._prompts.embeddings.grad
+        if gradient is None or self._share == 0 or len(gradient) == 1:
+            return
+        if not self.together(state):
+            gradient.mul_(len(gradient))
+            _clip_each(gradient, float(args.max_grad_norm or 0))
+        elif self.starts == 1:
+            _spread(gradient)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Keep them equal to the last bit: vectorised arithmetic may round the ends of a tensor otherwise than its middle."""
@@ -102,6 +113,13 @@ def _moments(optimizer: Any, prompts: Tensor) -> list[Tensor]:
     """What the optimizer keeps for every number of the prompts."""
     kept = {} if optimizer is None else getattr(optimizer, "optimizer", optimizer).state.get(prompts, {})
     return [value for value in kept.values() if isinstance(value, Tensor) and value.shape == prompts.shape]
+
+
+def _clip_each(rows: Tensor, most: float) -> None:
+    """Scale every row down to a norm of `most`, which 0 leaves as it is."""
+    if most > 0:
+        norms = rows.flatten(1).norm(dim=1).clamp(min=torch.finfo(rows.dtype).tiny)
+        rows.mul_((most / norms).clamp(max=1.0)[:, None, None])
 
 
 def _spread(rows: Tensor, source: int = 0) -> None:
