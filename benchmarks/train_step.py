@@ -6,6 +6,7 @@ Every variant runs in a process of its own, so that its peak memory is its own; 
 All variants train the same K prompts on turns of the same dialogues:
 
 packed        our step: K prompts x whole dialogues in one forward pass, all losses, backward, optimizer
+kernel        the same with torch's own attention kernel, as before sptune.model.causal_attention
 published (a) one sequence per turn and prompt, padded to 512, prompts in a Python loop, logits of every position
 per_turn  (b) one sequence per turn, dynamic padding, otherwise our step
 k1        (c) plain prompt tuning: our step with K = 1
@@ -36,7 +37,7 @@ from sptune.model.spt import SPTModel
 from sptune.training.objective import Objective
 from sptune.training.similarity import make_similarity
 
-VARIANTS = ("packed", "published", "per_turn", "k1", "bare", "bare_full")
+VARIANTS = ("packed", "kernel", "published", "per_turn", "k1", "bare", "bare_full")
 PUBLISHED_LENGTH = 512
 PUBLISHED_BATCH = 2  # the published range is 2 to 32 a GPU; on a CPU the batch size hardly matters
 Step = Callable[[], int]  # runs one pass and says how many examples it trained on
@@ -112,6 +113,8 @@ def bare_step(model: SPTModel, parts: list[TokenBatch], *, full: bool) -> Step:
 
 def make_step(variant: str, data: str, dialogues: int) -> tuple[Step, int]:
     model = SPTModel.from_base(load_base("smollm2-135m"), num_prompts=1 if variant == "k1" else 4, prompt_length=8)
+    if variant == "kernel":
+        model.backbone.model.set_attn_implementation("sdpa")
     talks = load_dialogues(data, split=f"1:{dialogues}")
     packed = [sequence for talk in talks for sequence in model.encoder.encode(talk)]
     if variant == "published":
