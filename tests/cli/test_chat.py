@@ -86,6 +86,21 @@ def test_a_chat_is_repeatable(talk: list[object]) -> None:
     assert reply != retried
 
 
+def test_the_best_of_several_candidates_is_said(talk: list[object]) -> None:
+    best, again = (run(*talk, "--candidates", 5, typed="hello\nwho are you ?\n/why\n") for _ in range(2))
+    assert best.exit_code == 0, best.output
+    assert best.stdout == again.stdout
+    assert best.stdout.count("\n") == 2
+    assert best.stdout != run(*talk, typed="hello\nwho are you ?\n").stdout
+
+
+@pytest.mark.parametrize("other", [("--beams", 2), ("--temperature", 0.5)])
+def test_candidates_are_drawn_by_themselves(talk: list[object], other: tuple[object, ...]) -> None:
+    found = failure(run(*talk, "--candidates", 5, *other))
+    assert isinstance(found, UsageError)
+    assert "--candidates: are drawn by themselves; leave out --beams and --temperature" in str(found)
+
+
 def test_an_input_that_ends_at_once_is_no_error(talk: list[object]) -> None:
     result = run(*talk)
     assert (result.exit_code, result.stdout) == (0, "")

@@ -10,6 +10,7 @@ import typer
 from sptune.errors import UsageError
 
 if TYPE_CHECKING:
+    from sptune.engine.local import LocalEngine
     from sptune.model.load import Dtype
     from sptune.model.spt import SPTModel
 
@@ -18,6 +19,8 @@ EPILOG = """Examples:
 sptune chat runs/demo/adapter --persona-text "I sail."
 
 sptune chat runs/demo/adapter --persona persona.txt --selection sticky --temperature 0.7 --seed 1
+
+sptune chat runs/demo/adapter --persona-text "I sail." --candidates 16
 
 sptune chat --base smollm2-135m
 
@@ -50,6 +53,9 @@ def chat(  # noqa: PLR0913 - each is one option
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token; above it, tokens are drawn.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens that hold this probability.")] = 1.0,
     beams: Annotated[int, typer.Option(help="Beam search; replies then come whole.")] = 1,
+    candidates: Annotated[
+        int, typer.Option(min=1, help="Say the best of so many candidates (rerank); above 1, replies come whole.")
+    ] = 1,
     no_repeat_ngram: Annotated[
         int, typer.Option(help="No run of so many tokens occurs twice in a reply; 0 is off.")
     ] = 4,
@@ -70,11 +76,12 @@ def chat(  # noqa: PLR0913 - each is one option
     sentences = _persona(persona, persona_text or [])
     if adapter is None and base is None:
         raise UsageError("chat: give an adapter folder (`sptune train` writes RUN/adapter), or --base smollm2-135m")
+    if candidates > 1 and (beams > 1 or temperature > 0):
+        raise UsageError("--candidates: are drawn by themselves; leave out --beams and --temperature")
     screen = Screen(interactive=sys.stdin.isatty() and sys.stdout.isatty(), commands=list(HELP))
     with screen.busy(f"loading {adapter or base}"):
         import torch
 
-        from sptune.engine.local import LocalEngine
         from sptune.engine.session import Session
         from sptune.model.generate import Decoding
 
@@ -83,7 +90,7 @@ def chat(  # noqa: PLR0913 - each is one option
     if seed is None:
         torch.seed()  # else every unseeded chat would draw the same replies
     session = Session(
-        LocalEngine(model),
+        _engine(model, candidates, seed),
         persona=sentences,
         decoding=decoding,
         prompt=parse_prompt(prompt, count=model.prompts.count, option="--prompt"),
@@ -117,6 +124,18 @@ def _model(adapter: str | None, base: str | None, dtype: Dtype, device: str) -> 
     loaded = load_base(base, dtype=dtype, device=device)
     template: Literal["chat", "paper"] = "chat" if loaded.tokenizer.chat_template else "paper"
     return SPTModel.from_base(loaded, num_prompts=1, prompt_length=0, template=template)
+
+
+def _engine(model: SPTModel, candidates: int, seed: int | None) -> LocalEngine:
+    """What replies: greedily, or with the best of several candidates."""
+    from sptune.build import make_reranking
+    from sptune.config import RerankSection
+    from sptune.engine.local import LocalEngine
+    from sptune.engine.reranked import RerankingEngine
+
+    if candidates == 1:
+        return LocalEngine(model)
+    return RerankingEngine(model, make_reranking(RerankSection(candidates=candidates), seed=seed or 0))
 
 
 def _greeting(adapter: str | None, model: SPTModel, persona: tuple[str, ...]) -> str:

@@ -12,7 +12,7 @@ from sptune.config.sections import Number, Positive, Range, Section
 class RerankSection(Section):
     """Candidates of each reply, and what chooses among them."""
 
-    candidates: int = Field(8, ge=1, le=1024, description="m, candidates of each reply")
+    candidates: int = Field(16, ge=1, le=1024, description="m, candidates of each reply")
     greedy: int = Field(
         1, ge=0, description="how many are greedy: that of the source, then those of the prompts, best score first"
     )
@@ -27,15 +27,15 @@ class RerankSection(Section):
         description="log-probability without the context: by the chosen prompt, by the base model alone, or not measured",
     )
     similarity: Literal["f1", "rouge", "bleu", "chrf"] = Field(
-        "f1", description="of a candidate to the others, for consensus; rouge is the mean of ROUGE-1 and ROUGE-2"
+        "rouge", description="of a candidate to the others, for consensus; rouge is the mean of ROUGE-1 and ROUGE-2"
     )
     likelihood: Literal["top1", "fused", "gated", "mixture"] = Field(
         "gated",
         description="whose likelihood counts: of the chosen prompt, of all at every token, gated, or of one drawn from the gate for all tokens",
     )
     length_power: Number = Field(1.0, description="alpha; log-probabilities are divided by tokens^alpha")
-    prior_weight: Number = Field(0.5, description="lambda, of minus the log-probability without the context")
-    consensus_weight: Number = Field(0.0, description="mu, of the mean similarity to the other candidates")
+    prior_weight: Number = Field(0.75, description="lambda, of minus the log-probability without the context")
+    consensus_weight: Number = Field(40.0, description="mu, of the mean similarity to the other candidates")
     persona_weight: Number = Field(0.0, description="rho, of the share of the persona's content words that are there")
 
 

@@ -1,0 +1,66 @@
+"""The local engine with sample-and-rerank: the reply that is said is the best of several candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING
+
+from sptune.data.encoder import TokenSequence, TurnSpan
+from sptune.engine.base import Chunk
+from sptune.engine.local import LocalEngine
+from sptune.evaluation.candidate_replies import Reranking, make_candidates
+from sptune.evaluation.generation import chosen_reply
+from sptune.evaluation.turns import ChosenTurn
+from sptune.model.generate import Decoding, check_window, rules_of
+from sptune.model.spt import Reply
+
+if TYPE_CHECKING:
+    from sptune.data.dialogue import Dialogue
+    from sptune.model.selection import Selection, SelectionRule
+    from sptune.model.spt import SPTModel
+
+
+class RerankingEngine(LocalEngine):
+    """A `LocalEngine` whose streamed replies are chosen among candidates, and so come whole (docs/evaluation.md, `rerank`).
+
+    A reply that is asked for with a temperature is drawn as it is, and `generate` is that of `LocalEngine`: what single prompts would say.
+
+    Args:
+        model: the model.
+        how: which candidates are drawn, and what chooses among them.
+    """
+
+    def __init__(self, model: SPTModel, how: Reranking) -> None:
+        super().__init__(model)
+        self._how = how
+
+    def stream(
+        self,
+        context: Dialogue,
+        *,
+        decoding: Decoding | None = None,
+        rule: SelectionRule = "top1",
+        prompt: int | None = None,
+        previous: Selection | None = None,
+        threshold: float = 0.0,
+    ) -> Generator[Chunk, None, None]:
+        """See `Engine.stream`; one chunk. Its prompt is that of the context, its tokens those of the reply that was chosen."""
+        decoding = decoding or Decoding()
+        if decoding.temperature > 0:
+            return super().stream(
+                context, decoding=decoding, rule=rule, prompt=prompt, previous=previous, threshold=threshold
+            )
+        [selection] = self.select(
+            [context], rule=rule, prompt=prompt, previous=[previous], threshold=threshold, seed=decoding.seed
+        )
+        ids = self.model.encoder.encode_context(context).input_ids
+        span = TurnSpan(len(context.turns) - 1, len(ids), len(ids), 0)
+        return self._best(ChosenTurn(TokenSequence(context, ids, (span,)), span, selection), decoding)
+
+    def _best(self, turn: ChosenTurn, decoding: Decoding) -> Generator[Chunk, None, None]:
+        check_window(self.model, len(turn.context_ids), decoding.max_new_tokens)
+        how, rules = self._how, rules_of(self.model, decoding)
+        with self._running:
+            [[drawn]] = make_candidates(self.model, [turn], sampling=how.sampling, rules=rules)
+        text = chosen_reply(drawn, how.weights).prediction
+        yield Chunk(text, Reply(text, turn.selection, self.model.encoder.response_ids(text)))
