@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from transformers.trainer_callback import ExportableState
 
 from sptune.adapter import load_adapter
 from sptune.errors import AdapterError, TrainingError
@@ -51,6 +54,13 @@ def write_checkpoint(folder: Path, *, model: SPTModel, optimizer: Any, scheduler
     (folder / TRAINER_STATE).write_text(trainer_state, encoding="utf-8")
     sizes = {str(file.relative_to(folder)): file.stat().st_size for file in sorted(folder.rglob("*")) if file.is_file()}
     (folder / MANIFEST).write_text(json.dumps(sizes, indent=2), encoding="utf-8")
+
+
+def state_text(state: Any, callbacks: Iterable[Any]) -> str:
+    """The trainer's state as JSON, with that of every callback that has one to keep."""
+    kept = [callback for callback in callbacks if isinstance(callback, ExportableState)]
+    state.stateful_callbacks = {type(callback).__name__: callback.state() for callback in kept}
+    return json.dumps(asdict(state), indent=2)
 
 
 def split_state(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

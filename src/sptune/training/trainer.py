@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import (
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerState,
-)
-from transformers.trainer_callback import ExportableState
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 from transformers.trainer_utils import TrainOutput
 
 from sptune.config import LossesSection, TrainingSection
@@ -95,7 +87,9 @@ class SPTTrainer(Trainer):
         self.folder = Path(folder)
         self.settings = training or TrainingSection()
         losses = losses or LossesSection()
-        self.objective = Objective(losses, similarity=_similarity(losses, model), seed=seed)
+        c = losses.contrastive
+        similarity = make_similarity(c.similarity, backbone=model.backbone, encoder=c.encoder)
+        self.objective = Objective(losses, similarity=similarity, seed=seed)
         self.sequences = encode_all(model, train)
         self.validation = list(validation)
         self.metrics = MetricsLog(self.folder / "metrics.jsonl")
@@ -281,18 +275,13 @@ class SPTTrainer(Trainer):
             self.state.best_model_checkpoint = str(
                 self.checkpoints / f"{checkpoint.PREFIX}{self.state.best_global_step}"
             )
-        self._export_callbacks()
-        text = json.dumps(asdict(self.state), indent=2)
+        text = checkpoint.state_text(self.state, (*self.callback_handler.callbacks, self.control))
         write_atomically(
             self.checkpoints / f"{checkpoint.PREFIX}{self.state.global_step}",
             lambda partial: checkpoint.write_checkpoint(
                 partial, model=self.spt, optimizer=self.optimizer, scheduler=self.lr_scheduler, trainer_state=text
             ),
         )
-
-    def _export_callbacks(self) -> None:
-        exportable = [cb for cb in (*self.callback_handler.callbacks, self.control) if isinstance(cb, ExportableState)]
-        self.state.stateful_callbacks = {type(callback).__name__: callback.state() for callback in exportable}
 
     def _move_model_to_device(self, model: torch.nn.Module, device: torch.device) -> None:
         """Nothing to move: the model is where the recipe put it."""
@@ -309,7 +298,3 @@ class SPTTrainer(Trainer):
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Nothing to load: no step draws from a global generator (see `checkpoint.write_checkpoint`)."""
-
-
-def _similarity(losses: LossesSection, model: SPTModel) -> Any:
-    return make_similarity(losses.contrastive.similarity, backbone=model.backbone, encoder=losses.contrastive.encoder)
