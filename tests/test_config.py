@@ -292,6 +292,14 @@ def test_a_wrong_value_is_refused_by_key_and_value(override: str):
         ({"training": {"shared": 0.5, "fork_noise": 0}}, "training.fork_noise: 0 leaves prompts"),
         ({"training": {"shared": 0.5, "starts": 5}}, "training.starts: 5 is more than prompts.count=4"),
         ({"training": {"starts": 2}}, "training.starts: belongs to training.shared"),
+        (
+            {"training": {"shared": 0.5, "keep_starts": True}},
+            "training.keep_starts: asks for several starts that divide",
+        ),
+        (
+            {"training": {"shared": 0.5, "starts": 3, "keep_starts": True}},
+            "divide prompts.count=4; training.starts is 3",
+        ),
     ],
 )
 def test_impossible_combinations(raw: dict[str, Any], wanted: str):

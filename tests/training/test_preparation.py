@@ -173,6 +173,17 @@ def test_clusters_depend_on_the_seed_alone(tiny_base: LoadedBase):
     assert not torch.equal(keys(1), first)
 
 
+def test_neighbouring_keys_may_share_a_cluster(tiny_base: LoadedBase):
+    """Four keys on two clusters, two each, which are those of two keys."""
+    four, two = (reader(tiny_base, Reading(rank=8), keys=count) for count in (4, 2))
+    prepare(four, talks(30), clusters=True, alike=2)
+    prepare(two, talks(30), clusters=True)
+    assert four.retriever.keys is not None
+    assert two.retriever.keys is not None
+    assert torch.equal(four.retriever.keys, two.retriever.keys[[0, 0, 1, 1]])
+    prepare(reader(tiny_base, Reading(), keys=6), talks(2, turns=1), clusters=True, alike=3)
+
+
 def test_keys_are_left_alone_without_clusters(tiny_base: LoadedBase):
     model = reader(tiny_base, Reading(rank=2))
     assert model.retriever.keys is not None

@@ -172,6 +172,33 @@ def test_the_moments_of_the_best_start_are_those_of_all():
     assert float(noise.std() / first.std()) == pytest.approx(0.1, rel=0.1)
 
 
+def test_kept_starts_go_on_with_their_own_moments():
+    own = prompts(4)
+    optimizer = torch.optim.Adam([own.embeddings], lr=0.1)
+    own.embeddings.grad = torch.arange(4.0)[:, None, None].expand_as(own.embeddings).clone()
+    optimizer.step()
+    before = own.embeddings.detach().clone()
+    shared = SharedPrompts(own, share=0.5, noise=1e-6, seed=0, starts=2, keep=True)
+    shared.on_step_begin(None, state(5), None, optimizer=optimizer)
+    torch.testing.assert_close(own.embeddings.detach(), before[[0, 1, 0, 1]], atol=1e-4, rtol=0)
+    assert optimizer.state[own.embeddings]["exp_avg"][:, 0, 0].tolist() == pytest.approx([0, 0.1, 0, 0.1])
+
+
+def test_kept_starts_are_families_after_the_fork(tiny_base: LoadedBase, tmp_path: Path):
+    """Before it, the first two learn apart, each as long a step as alone; after it there are two prompts of each."""
+    model = tiny_spt(tiny_base, count=4)
+    first = one_prompt(model, tiny_base)
+    alone = watched(first, tmp_path / "alone", losses=LLM_ONLY, optimizer="sgd")
+    options = {"shared": FORK / STEPS, "starts": 2, "keep_starts": True, "fork_noise": 1e-3, "optimizer": "sgd"}
+    watch = watched(model, tmp_path / "kept", **options)
+    for step in range(FORK):
+        torch.testing.assert_close(watch.after[step][:1], alone.after[step], atol=2e-5, rtol=0)
+    origin, parted = watch.after[FORK - 1][[0, 1, 0, 1]], watch.before[FORK]
+    torch.testing.assert_close(parted, origin, atol=0.01, rtol=0)
+    assert len({tuple(prompt.flatten().tolist()) for prompt in parted}) == 4
+    assert not torch.allclose(parted[0], parted[1], atol=0.1)
+
+
 def test_losses_of_the_starts_are_means_over_tokens(tiny_base: LoadedBase, tmp_path: Path):
     run = small_trainer(tiny_spt(tiny_base), tmp_path, shared=0.5, starts=2, max_steps=STEPS)
     batches = list(run.get_train_dataloader())

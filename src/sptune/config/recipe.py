@@ -119,6 +119,11 @@ def _impossible(recipe: Recipe) -> Iterator[str]:
         yield "training.fork_noise: 0 leaves prompts that training.shared made equal equal for ever; set it above 0"
     if recipe.training.starts > recipe.prompts.count:
         yield f"training.starts: {recipe.training.starts} is more than prompts.count={recipe.prompts.count}; lower it"
+    if recipe.training.keep_starts and (recipe.training.starts == 1 or recipe.prompts.count % recipe.training.starts):
+        yield (
+            f"training.keep_starts: asks for several starts that divide prompts.count={recipe.prompts.count}; "
+            f"training.starts is {recipe.training.starts}"
+        )
     if recipe.training.starts > 1 and not recipe.training.shared:
         yield "training.starts: belongs to training.shared, the share of the steps after which the best start is taken; set that above 0"
     if recipe.evaluation.num_beams > 1 and recipe.evaluation.decoding != "top1":

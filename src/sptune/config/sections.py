@@ -221,6 +221,11 @@ class TrainingSection(Section):
         ge=1,
         description="prompts that are trained apart in that share, each at the cost of K = 1; all go on from the best of them",
     )
+    keep_starts: bool = Field(
+        False,
+        strict=True,
+        description="all starts go on, prompt k from start k mod starts; so many neighbouring keys begin on one cluster",
+    )
     fork_noise: Weight = Field(
         0.02, description="noise that parts the prompts after training.shared, in standard deviations of the prompt"
     )

@@ -22,7 +22,14 @@ LEAST_VARIANCE = 1e-10  # of the largest: what varies less is rounding
 
 @torch.no_grad()
 def prepare_retriever(
-    model: SPTModel, sequences: Sequence[TokenSequence], *, budget: int, centre: bool, clusters: bool, seed: int
+    model: SPTModel,
+    sequences: Sequence[TokenSequence],
+    *,
+    budget: int,
+    centre: bool,
+    clusters: bool,
+    alike: int = 1,
+    seed: int,
 ) -> None:
     """Set the retriever's centre, whitening and keys from the training contexts.
 
@@ -32,6 +39,7 @@ def prepare_retriever(
         budget: tokens of a batch.
         centre: subtract the mean context vector; whitening always does.
         clusters: put the keys on the centres of a spherical k-means over g(c_i) (scikit-learn).
+        alike: so many neighbouring keys begin on one centre; it divides K, and there are K / alike clusters.
         seed: of the k-means, and of which contexts are kept.
 
     Raises:
@@ -44,7 +52,7 @@ def prepare_retriever(
         return
     count = sum(len(sequence.spans) for sequence in sequences)
     if clusters:
-        _check_clusters(model, count)
+        _check_clusters(model, contexts=count, alike=alike)
     total = torch.zeros_like(retriever.centre, dtype=torch.float64)
     kept: list[Tensor] = []
     draw = torch.Generator().manual_seed(seed)
@@ -58,17 +66,19 @@ def prepare_retriever(
         rank = retriever.whitener.shape[1]
         retriever.whitener.copy_(principal_components(torch.cat(kept) - retriever.centre, rank=rank))
     if clusters and retriever.keys is not None:
-        retriever.keys.copy_(_cluster_centres(retriever.encode(torch.cat(kept)), count=len(retriever.keys), seed=seed))
+        encoded = retriever.encode(torch.cat(kept))
+        centres = _cluster_centres(encoded, count=len(retriever.keys) // alike, seed=seed)
+        retriever.keys.copy_(centres.repeat_interleave(alike, 0))
 
 
-def _check_clusters(model: SPTModel, contexts: int) -> None:
+def _check_clusters(model: SPTModel, *, contexts: int, alike: int) -> None:
     if model.retriever.keys is None or model.retriever.kind == "transformer":
         raise RecipeError(
             "retriever.keys=clusters: needs a retriever with keys, of a kind that reads one vector; choose linear, mlp or identity"
         )
-    if contexts < len(model.retriever.keys):
+    if contexts < (wanted := len(model.retriever.keys) // alike):
         raise DataError(
-            f"data.train: {contexts} turns, fewer than the {len(model.retriever.keys)} clusters of retriever.keys=clusters; "
+            f"data.train: {contexts} turns, fewer than the {wanted} clusters of retriever.keys=clusters; "
             "give more, or set retriever.keys=random"
         )
 

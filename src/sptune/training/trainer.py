@@ -99,7 +99,13 @@ class SPTTrainer(Trainer):
         self._step = -1
         self._batches: list[TokenBatch] = []
         prepare_retriever(
-            model, self.sequences, budget=self.settings.batch_tokens, centre=centre, clusters=clusters, seed=seed
+            model,
+            self.sequences,
+            budget=self.settings.batch_tokens,
+            centre=centre,
+            clusters=clusters,
+            alike=self.settings.starts if self.settings.keep_starts else 1,
+            seed=seed,
         )
         self._shared = SharedPrompts(
             model.prompts,
@@ -107,6 +113,7 @@ class SPTTrainer(Trainer):
             noise=self.settings.fork_noise,
             seed=seed,
             starts=self.settings.starts,
+            keep=self.settings.keep_starts,
             losses=lambda: start_losses(model, self.get_train_dataloader(), starts=self.settings.starts),
             parted=self.monitor.forget,
         )
