@@ -75,15 +75,16 @@ def test_every_combination_is_chosen_and_measured(folder: Path):
 
 
 def test_gains_are_against_the_replies_that_are_given_best_first(folder: Path):
-    greedy = [chosen_reply(one, RerankWeights(prior=0.0)) for one in TURNS]
+    greedy = [chosen_reply(one, RerankWeights(prior=0.0, consensus=0.0)) for one in TURNS]
     write_records(folder / "greedy.jsonl", greedy)
-    found = points(folder / "candidates.jsonl", "--try", "prior_weight=0,0.5", "--against", folder / "greedy.jsonl")
+    tries = ("--try", "prior_weight=0,0.5", "--try", "consensus_weight=0")
+    found = points(folder / "candidates.jsonl", *tries, "--against", folder / "greedy.jsonl")
     assert [point["weights"]["prior"] for point in found] == [0.5, 0.0]  # type: ignore[index]
     best, same = (point["gain"] for point in found)
     assert same == 0.0
     assert isinstance(best, float)
     assert best > 0
-    table = succeeded(run(folder, "--try", "prior_weight=0,0.5", "--against", folder / "greedy.jsonl")).output
+    table = succeeded(run(folder, *tries, "--against", folder / "greedy.jsonl")).output
     assert "mean gain, %" in table
     assert f"{best:+.1f}" in table
     assert "| against |" in table

@@ -92,9 +92,9 @@ def test_the_chosen_candidate_is_named() -> None:
         for prompt, recall in ((1, 0.5), (None, 0.9))
     ]
     turn = TurnCandidates("a", 2, ("i sail .",), "hi", "yes", 0, (0.5, 0.1), 0.4, (0.6, 0.4), tuple(spoken))
-    found = chosen_reply(turn, RerankWeights("top1", prior=0.0, persona=1.0))
+    found = chosen_reply(turn, RerankWeights("top1", prior=0.0, consensus=0.0, persona=1.0))
     assert (found.candidate, found.score, found.prompt, found.tokens) == (1, pytest.approx(-0.1), 0, 3)
-    first = chosen_reply(turn, RerankWeights("top1", prior=0.0))
+    first = chosen_reply(turn, RerankWeights("top1", prior=0.0, consensus=0.0))
     assert (first.candidate, first.score, first.prompt, first.prediction) == (0, -1.0, 1, "no .")
     assert (first.dialogue, first.turn, first.persona, first.reference) == ("a", 2, ("i sail .",), "yes")
 

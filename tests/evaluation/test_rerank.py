@@ -18,7 +18,7 @@ from sptune.evaluation.rerank import (
     rerank,
 )
 
-NOTHING = RerankWeights(prior=0.0)
+NOTHING = RerankWeights(prior=0.0, consensus=0.0)
 
 
 def candidate(text: str, *logprobs: float, tokens: int = 4, prior: float | None = -8.0, **more: float) -> Candidate:

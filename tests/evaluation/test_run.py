@@ -233,7 +233,10 @@ def test_ctrl_c_keeps_turns_and_replies(model: SPTModel, talks: Dialogues, tmp_p
     assert unsaved.value.done == stop.value.done
 
 
-CHOOSE = replace(QUICK, rerank=Reranking(Sampling(candidates=4, temperature=1.5), RerankWeights(persona=2.0)))
+CHOOSE = replace(
+    QUICK,
+    rerank=Reranking(Sampling(candidates=4, temperature=1.5), RerankWeights(prior=0.5, consensus=0.0, persona=2.0)),
+)
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +251,7 @@ def test_kept_candidates_give_the_same_choice_without_the_model(chosen: tuple[Ev
     kept = read_records(folder / "candidates.jsonl", TurnCandidates)
     assert tuple(chosen_reply(one, CHOOSE.rerank.weights) for one in kept) == found.generations
     assert tuple(read_records(folder / "generations.jsonl", Generation)) == found.generations
-    others = [rerank(one, RerankWeights(prior=-5.0)).index for one in kept]
+    others = [rerank(one, RerankWeights(prior=-5.0, consensus=0.0)).index for one in kept]
     assert others != [one.candidate for one in found.generations]
     assert [len(one.candidates) for one in kept] == [4] * 13
     assert (found.result.settings["rerank"]["weights"]["persona"], found.result.timings.keys()) == (

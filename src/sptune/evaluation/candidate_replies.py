@@ -54,13 +54,13 @@ class Sampling:
         seed: of the draws; each candidate of each turn has its own, whatever else is drawn.
     """
 
-    candidates: int = 8
+    candidates: int = 16
     greedy: int = 1
     source: Source = "drawn"
     temperature: float = 1.0
     top_p: float = 0.9
     prior: Prior = "prompt"
-    similarity: Similarity = "f1"
+    similarity: Similarity = "rouge"
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -108,8 +108,8 @@ class RerankWeights:
 
     likelihood: Likelihood = "gated"
     length_power: float = 1.0
-    prior: float = 0.5
-    consensus: float = 0.0
+    prior: float = 0.75
+    consensus: float = 40.0
     persona: float = 0.0
 
     def __post_init__(self) -> None:
@@ -149,7 +149,7 @@ def rerank(turn: TurnCandidates, weights: RerankWeights) -> Choice:
     >>> one = Candidate("no .", 0, 0.0, 3, 3, (-3.0,), -3.0, -3.0, -2.0, 0.2, 0.0)
     >>> two = Candidate("i keep bees .", 0, 1.0, 5, 5, (-10.0,), -10.0, -10.0, -20.0, 0.1, 0.5)
     >>> turn = TurnCandidates("a", 0, ("i keep bees .",), "hi", "i keep bees", 0, (1.0,), 0.0, (1.0,), (one, two))
-    >>> rerank(turn, RerankWeights(prior=0.0)), rerank(turn, RerankWeights(prior=0.5))
+    >>> rerank(turn, RerankWeights(prior=0.0, consensus=0.0)), rerank(turn, RerankWeights(prior=0.5, consensus=0.0))
     (Choice(index=0, score=-1.0), Choice(index=1, score=0.0))
     """
     scores = [candidate_score(turn, candidate, weights) for candidate in turn.candidates]
