@@ -90,7 +90,13 @@ class LocalEngine:
         decoding = decoding or Decoding()
         ids = self._encode([context])
         [selection] = self._choose(ids, _Choice(rule, prompt, [previous], threshold, decoding.seed))
-        row = speaker(ids[0], selection, decoding, said=said_in(self.model, context))
+        return self._begin(context, ids[0], selection, decoding)
+
+    def _begin(
+        self, context: Dialogue, ids: tuple[int, ...], selection: Selection, decoding: Decoding
+    ) -> Generator[Chunk, None, None]:
+        """The stream of the reply to a context of those tokens, under the prompt that was chosen."""
+        row = speaker(ids, selection, decoding, said=said_in(self.model, context))
         return self._stream(row, selection, decoding)
 
     def _encode(self, contexts: Sequence[Dialogue]) -> list[tuple[int, ...]]:

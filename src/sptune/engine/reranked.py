@@ -11,12 +11,13 @@ from sptune.engine.local import LocalEngine
 from sptune.evaluation.candidate_replies import Reranking, make_candidates
 from sptune.evaluation.generation import chosen_reply
 from sptune.evaluation.turns import ChosenTurn
-from sptune.model.generate import Decoding, check_window, rules_of
+from sptune.model.generate import check_window, rules_of
 from sptune.model.spt import Reply
 
 if TYPE_CHECKING:
     from sptune.data.dialogue import Dialogue
-    from sptune.model.selection import Selection, SelectionRule
+    from sptune.model.generate import Decoding
+    from sptune.model.selection import Selection
     from sptune.model.spt import SPTModel
 
 
@@ -34,26 +35,12 @@ class RerankingEngine(LocalEngine):
         super().__init__(model)
         self._how = how
 
-    def stream(
-        self,
-        context: Dialogue,
-        *,
-        decoding: Decoding | None = None,
-        rule: SelectionRule = "top1",
-        prompt: int | None = None,
-        previous: Selection | None = None,
-        threshold: float = 0.0,
+    def _begin(
+        self, context: Dialogue, ids: tuple[int, ...], selection: Selection, decoding: Decoding
     ) -> Generator[Chunk, None, None]:
-        """See `Engine.stream`; one chunk. Its prompt is that of the context, its tokens those of the reply that was chosen."""
-        decoding = decoding or Decoding()
+        """The best reply in one chunk. Its prompt is that of the context, its tokens those of the reply that was chosen."""
         if decoding.temperature > 0:
-            return super().stream(
-                context, decoding=decoding, rule=rule, prompt=prompt, previous=previous, threshold=threshold
-            )
-        [selection] = self.select(
-            [context], rule=rule, prompt=prompt, previous=[previous], threshold=threshold, seed=decoding.seed
-        )
-        ids = self.model.encoder.encode_context(context).input_ids
+            return super()._begin(context, ids, selection, decoding)
         span = TurnSpan(len(context.turns) - 1, len(ids), len(ids), 0)
         return self._best(ChosenTurn(TokenSequence(context, ids, (span,)), span, selection), decoding)
 
