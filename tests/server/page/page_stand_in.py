@@ -42,6 +42,7 @@ class StandIn:
         replies: texts by prompt; the last is also what a model without prompts says.
         scores: of the prompts.
         pause: seconds between two words.
+        delay: seconds before it tells which models it has.
         failures: (status, seconds of Retry-After or 0, message) of the next completions, first to last.
         break_after: words after which the connection of a reply breaks off.
         records: whether feedback is taken.
@@ -56,6 +57,7 @@ class StandIn:
     replies: tuple[str, ...] = REPLIES
     scores: tuple[float, ...] = SCORES
     pause: float = 0.0
+    delay: float = 0.0
     failures: list[tuple[int, int, str]] = field(default_factory=list)
     break_after: int | None = None
     records: bool = True
@@ -80,6 +82,7 @@ class StandIn:
         return await call_next(request)
 
     async def _list_models(self) -> dict[str, Any]:
+        await asyncio.sleep(self.delay)
         return {"object": "list", "data": self.models}
 
     async def _list_personas(self) -> dict[str, Any]:

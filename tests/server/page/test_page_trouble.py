@@ -95,6 +95,20 @@ def test_a_server_that_is_gone(open_page: Opener) -> None:
         replied(page, 2)
 
 
+def test_a_message_sent_before_the_server_has_told_what_it_offers_waits_for_it(
+    stand_in: StandIn, open_page: Opener
+) -> None:
+    stand_in.delay = 1.0
+    with open_page() as page:
+        say(page)
+        expect(page.get_by_label("Your message")).to_have_value("What do you do on Sundays?")
+        page.get_by_label("Your message").press("Enter")  # out of patience: it is still said once
+        replied(page)
+        expect(page.get_by_label("Your message")).to_have_value("")
+        expect(page.locator(".exchange")).to_have_count(1)
+    assert len(stand_in.asked) == 1
+
+
 def test_a_reload_loses_nothing(stand_in: StandIn, open_page: Opener) -> None:
     with open_page() as page:
         page.get_by_label("Which prompt speaks").select_option("1")

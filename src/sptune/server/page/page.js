@@ -21,12 +21,15 @@ const conversation = new Conversation(server, find("#talk"), { announce, changed
 
 let following = true; // the end of the talk, while it grows
 let lastTop = 0;
-let connecting = false;
+let connecting = null; // the promise, while the server is asked
 
-/** Ask the server what it has to offer. */
-async function connect() {
-  if (connecting) return;
-  connecting = true;
+/** Ask the server what it has to offer; once, however often this is called meanwhile. */
+function connect() {
+  connecting ??= ask().finally(() => (connecting = null));
+  return connecting;
+}
+
+async function ask() {
   connection.show(null);
   try {
     const models = await server.models();
@@ -36,7 +39,6 @@ async function connect() {
   } catch (error) {
     connection.show(error);
   }
-  connecting = false;
   render();
 }
 
@@ -71,12 +73,11 @@ function renderExport(count) {
   find("#export").textContent = count > 1 ? `Export ${count} talks` : "Export";
 }
 
+/** Say `text`, as soon as the server has told what it offers; where it cannot, the text stays to be sent again. */
 async function send(text) {
-  if (!setup.ready) {
-    await connect();
-    return;
-  }
-  message.value = "";
+  if (!setup.ready) await connect();
+  if (!setup.ready || conversation.replying) return;
+  if (message.value.trim() === text) message.value = "";
   following = true;
   const { model, persona, choice, decoding } = setup;
   await conversation.say(text, { model, persona, choice, decoding });
