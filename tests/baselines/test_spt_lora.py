@@ -34,6 +34,12 @@ def test_all_that_is_trained_is_counted(fitted: Fitted):
         assert method.trainable_parameters == PROMPTS + RETRIEVER + lora
 
 
+def test_one_prompt_leaves_the_retriever_nothing_to_learn(make: Maker, data: TrainingData, tmp_path: Path):
+    method = make("spt", recipe=small_recipe(prompts={"count": 1}, training={"max_steps": 1}))
+    method.fit(data, folder=tmp_path, seed=0)
+    assert method.trainable_parameters == PROMPTS // 2
+
+
 def test_each_of_what_is_trained_together_has_its_own_rate(make: Maker, data: TrainingData, tmp_path: Path):
     """With a rate next to nothing, only the other part moves."""
     moved = {}

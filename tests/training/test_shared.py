@@ -172,16 +172,23 @@ def test_the_moments_of_the_best_start_are_those_of_all():
     assert float(noise.std() / first.std()) == pytest.approx(0.1, rel=0.1)
 
 
-def test_kept_starts_go_on_with_their_own_moments():
+def test_prompts_are_their_starts_until_they_part_and_have_their_moments():
     own = prompts(4)
-    optimizer = torch.optim.Adam([own.embeddings], lr=0.1)
-    own.embeddings.grad = torch.arange(4.0)[:, None, None].expand_as(own.embeddings).clone()
-    optimizer.step()
     before = own.embeddings.detach().clone()
     shared = SharedPrompts(own, share=0.5, noise=1e-6, seed=0, starts=2, keep=True)
+    assert torch.equal(own.embeddings, before[[0, 1, 0, 1]])
+    optimizer = torch.optim.Adam([own.embeddings], lr=0.1)
+    own.embeddings.grad = torch.tensor([1.0, 2, 0, 0])[:, None, None].expand_as(own.embeddings).clone()
+    shared.on_pre_optimizer_step(SimpleNamespace(max_grad_norm=0), state(4), None)
+    optimizer.step()
+    shared.on_optimizer_step(None, state(4), None)
+    assert optimizer.state[own.embeddings]["exp_avg"][:, 0, 0].tolist() == pytest.approx([0.2, 0.4, 0.2, 0.4])
+    learned = own.embeddings.detach().clone()
+    assert torch.equal(learned[:2], learned[2:])
+    assert not torch.equal(learned[0], learned[1])
     shared.on_step_begin(None, state(5), None, optimizer=optimizer)
-    torch.testing.assert_close(own.embeddings.detach(), before[[0, 1, 0, 1]], atol=1e-4, rtol=0)
-    assert optimizer.state[own.embeddings]["exp_avg"][:, 0, 0].tolist() == pytest.approx([0, 0.1, 0, 0.1])
+    assert not torch.equal(own.embeddings[0], own.embeddings[2])
+    torch.testing.assert_close(own.embeddings.detach(), learned, atol=1e-4, rtol=0)
 
 
 def test_kept_starts_are_families_after_the_fork(tiny_base: LoadedBase, tmp_path: Path):

@@ -20,7 +20,7 @@ class Spt(FittedMethod):
         keep_front(self.settings, model, fit)
         read_front(self.settings, model, fit.folder, base=self.base, recipe=fit.recipe)
         train_spt(self.build, model, fit)
-        return count_trainable(model)
+        return count_trainable(model if model.prompts.count > 1 else model.prompts)  # of one there is nothing to choose
 
     def _load(self, folder: Path) -> SPTModel:
         model = SPTModel.from_pretrained(folder / FOLDER, base=self.base)

@@ -17,10 +17,9 @@ if TYPE_CHECKING:
 class SharedPrompts(TrainerCallback):
     """Lets the K prompts begin as few in the first `ceil(share * steps)` steps, then parts them by a little noise.
 
-    With one start only prompt 0 is run until then; its gradient, already clipped, is given to all K rows, so that prompts and optimizer states
-    stay equal and training is, step for step, that of K = 1. With S starts, the first S prompts are trained apart, each on all examples. Then all
-    K go on from the start with the lowest loss; or, where all starts are kept, prompt k from start k mod S. Each takes its start's optimizer
-    state along.
+    With S starts, prompt k is start k mod S until then: only the first S prompts are run, each on all examples, and their gradients, already
+    clipped, are given to all rows, so that prompts and optimizer states stay equal. Training is, step for step, that of S prompts; with one start
+    that of K = 1. Then each prompt goes on from its start, where all starts are kept; or all from the start with the lowest loss.
 
     Every loss is a mean over the prompts that are run, so a prompt's gradient is a share of what it would have alone, and after the parting a
     smaller one than its optimizer state has seen. It is given back its size, and clipped prompt by prompt, so that steps stay as long as those of
@@ -30,7 +29,7 @@ class SharedPrompts(TrainerCallback):
     single prompt is left alone.
 
     Args:
-        prompts: the prompts; with `share` > 0 and one start all are set to the first.
+        prompts: the prompts; with `share` > 0 each is set to its start.
         share: 0..1, of the steps.
         noise: standard deviations of the shared prompt.
         seed: of the noise.
@@ -57,11 +56,12 @@ class SharedPrompts(TrainerCallback):
         self._noise = noise
         self._seed = seed
         self.starts = starts
-        self._keep = keep
+        self._keep = keep or starts == 1
         self._losses = losses
         self._parted = parted
-        if share > 0 and starts == 1:
-            _spread(prompts.embeddings.data, 0)
+        self._start = torch.arange(prompts.count) % starts  # (K,) the start that each prompt is
+        if share > 0:
+            _spread(prompts.embeddings.data, self._start)
 
     def together(self, state: Any) -> bool:
         """Whether the next step still comes before the parting."""
@@ -74,43 +74,38 @@ class SharedPrompts(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
         """Part the prompts before the first step that trains them apart."""
+        prompts = self._prompts.embeddings
         if self._share == 0 or int(state.global_step) != self._fork(state):
             return
-        prompts = self._prompts.embeddings
-        if self.starts > 1:
-            origin = self._origins()
-            for tensor in (prompts.data, *_moments(optimizer, prompts)):
-                _spread(tensor, origin)
-        elif not bool((prompts == prompts[:1]).all()):
+        if not torch.equal(prompts, prompts[self._start]):
             return  # a step that is tried again
+        if not self._keep:
+            assert self._losses is not None
+            best = int(self._losses().argmin())
+            for tensor in (prompts.data, *_moments(optimizer, prompts)):
+                _spread(tensor, torch.full_like(self._start, best))
         self._part()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Give the gradient of prompt 0 to all, or each prompt its own at the size that it would have alone."""
+        """Give each prompt the gradient of its start, or its own, at the size that it would have alone."""
         gradient = self._prompts.embeddings.grad
         if gradient is None or self._share == 0 or len(gradient) == 1:
             return
-        run = self.starts if self.together(state) else len(gradient)
-        if run == 1:
-            _spread(gradient, 0)
-        else:
+        together = self.together(state)
+        run = self.starts if together else len(gradient)
+        if run > 1:
             gradient.mul_(run)
             _clip_each(gradient, float(args.max_grad_norm or 0))
+        if together:
+            _spread(gradient, self._start)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Keep them equal to the last bit: vectorised arithmetic may round the ends of a tensor otherwise than its middle."""
-        if self.starts == 1 and self.together(state):
-            _spread(self._prompts.embeddings.data, 0)
+        if self.together(state):
+            _spread(self._prompts.embeddings.data, self._start)
 
     def _fork(self, state: Any) -> int:
         return min(math.ceil(self._share * int(state.max_steps)), max(0, int(state.max_steps) - 1))
-
-    def _origins(self) -> int | Tensor:
-        """The start, or for each prompt the start, that it goes on from."""
-        if self._keep:
-            return torch.arange(self._prompts.count) % self.starts
-        assert self._losses is not None
-        return int(self._losses().argmin())
 
     def _part(self) -> None:
         prompts = self._prompts.embeddings.data
@@ -134,6 +129,6 @@ def _clip_each(rows: Tensor, most: float) -> None:
         rows.mul_((most / norms).clamp(max=1.0)[:, None, None])
 
 
-def _spread(rows: Tensor, source: int | Tensor) -> None:
-    """Set every row to that of `source`, or row k to row `source[k]`."""
-    rows.copy_(rows[source].clone().expand_as(rows))
+def _spread(rows: Tensor, source: Tensor) -> None:
+    """Set row k to row `source[k]`, for every k."""
+    rows.copy_(rows[source])
