@@ -94,6 +94,20 @@ def test_the_best_of_several_candidates_is_said(talk: list[object]) -> None:
     assert best.stdout != run(*talk, typed="hello\nwho are you ?\n").stdout
 
 
+def test_a_mixture_of_the_prompts_speaks(talk: list[object]) -> None:
+    chosen, fused, gated = (
+        run(*talk, "--max-new-tokens", 24, *options, typed="hello\nwho are you ?\n").stdout
+        for options in ((), ("--decoding", "fused"), ("--decoding", "gated", "--gate-temperature", 1e-6))
+    )
+    assert gated == chosen != fused
+    both = run(*talk, "--decoding", "fused", "--candidates", 3, typed="hello\nwho are you ?\n")
+    assert both.stdout not in (chosen, fused)
+    assert both.stdout.count("\n") == 2
+    found = failure(run(*talk, "--decoding", "gated", "--gate-temperature", 0))
+    assert "gate_temperature: 0.0 is out of range" in str(found)
+    assert "num_beams: 2 beams follow one prompt" in str(failure(run(*talk, "--decoding", "fused", "--beams", 2)))
+
+
 @pytest.mark.parametrize("other", [("--beams", 2), ("--temperature", 0.5)])
 def test_candidates_are_drawn_by_themselves(talk: list[object], other: tuple[object, ...]) -> None:
     found = failure(run(*talk, "--candidates", 5, *other))

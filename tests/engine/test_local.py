@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -20,6 +21,7 @@ from sptune.text import PAPER_STOPS, cut_reply
 
 GREEDY = Decoding(max_new_tokens=24)
 SAMPLED = Decoding(max_new_tokens=24, temperature=1.0, top_p=0.9, seed=7)
+FUSED = Decoding(max_new_tokens=24, kind="fused")
 BEAMS = Decoding(max_new_tokens=10, num_beams=3, no_repeat_ngram_size=3)
 
 Make = Callable[..., SPTModel]
@@ -102,6 +104,16 @@ def test_prompts_of_one_context_speak_differently_in_one_batch(engine: LocalEngi
     assert len({reply.selection.scores for reply in replies}) == 1
 
 
+def test_a_mixture_speaks_unless_a_prompt_is_forced(engine: LocalEngine, contexts: list[Dialogue]) -> None:
+    fused = engine.generate(contexts, decoding=FUSED)
+    assert said(fused) != said(engine.generate(contexts, decoding=GREEDY))
+    sharp = replace(FUSED, kind="gated", gate_temperature=1e-6)  # the gate is then as good as the choice
+    assert said(engine.generate(contexts, decoding=sharp)) == said(engine.generate(contexts, decoding=GREEDY))
+    alone = engine.generate([contexts[0]] * 3, decoding=GREEDY, prompt=range(3))
+    assert said(engine.generate([contexts[0]] * 3, decoding=FUSED, prompt=range(3))) == said(alone)
+    assert joined(list(engine.stream(contexts[0], decoding=FUSED, prompt=1))) == alone[1].text
+
+
 def test_generate_says_what_the_model_says(tiny_model: Make, contexts: list[Dialogue]) -> None:
     engine = with_stops(tiny_model, "e", "\n")
     wanted = engine.model.generate(contexts, decoding=GREEDY)
@@ -109,7 +121,7 @@ def test_generate_says_what_the_model_says(tiny_model: Make, contexts: list[Dial
     assert [(reply.text, reply.selection) for reply in ours] == [(reply.text, reply.selection) for reply in wanted]
 
 
-@pytest.mark.parametrize("decoding", [GREEDY, SAMPLED, BEAMS, None])
+@pytest.mark.parametrize("decoding", [GREEDY, SAMPLED, BEAMS, FUSED, None])
 def test_a_stream_joined_is_the_generated_text(
     engine: LocalEngine, contexts: list[Dialogue], decoding: Decoding | None
 ) -> None:

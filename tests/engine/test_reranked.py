@@ -58,9 +58,14 @@ def test_it_says_what_an_evaluation_would_choose(model: SPTModel, dialogues: tup
 
 
 def test_the_prompt_may_be_forced(model: SPTModel, dialogues: tuple[Dialogue, ...]) -> None:
-    how = replace(HOW, sampling=replace(HOW.sampling, source="top1"))
-    engine, context = RerankingEngine(model, how), dialogues[0].context(0)
+    """It alone draws the candidates and weighs them, whatever the gate thinks of it."""
+    alone = Reranking(replace(HOW.sampling, source="top1"), replace(HOW.weights, likelihood="top1"))
+    engine, context = RerankingEngine(model, HOW), dialogues[0].context(0)
     found = [reply_to(engine, context, prompt=k) for k in range(3)]
+    turns = [turn for k in range(3) for turn in choose_prompts(model, dialogues[:1], prompt=k)[:1]]
+    batches = make_candidates(model, turns, sampling=alone.sampling, rules=rules_of(model, SHORT))
+    wanted = [chosen_reply(one, alone.weights).prediction for batch in batches for one in batch]
+    assert [chunk.text for chunk in found] == wanted
     assert [chunk.reply.selection.prompt for chunk in found if chunk.reply] == [0, 1, 2]
     assert len({chunk.text for chunk in found}) > 1
     with pytest.raises(UsageError, match="prompt"):

@@ -20,6 +20,8 @@ sptune chat runs/demo/adapter --persona-text "I sail."
 
 sptune chat runs/demo/adapter --persona persona.txt --selection sticky --temperature 0.7 --seed 1
 
+sptune chat runs/demo/adapter --persona-text "I sail." --decoding gated
+
 sptune chat runs/demo/adapter --persona-text "I sail." --candidates 16
 
 sptune chat --base smollm2-135m
@@ -27,8 +29,11 @@ sptune chat --base smollm2-135m
 echo "Who are you?" | sptune chat runs/demo/adapter --persona sample:test
 """
 
+Speaker = Literal["top1", "fused", "gated"]
+
 _BASE = "Base model, where it is not what the adapter says; without ADAPTER, chat with the bare model."
 _PERSONA = "Who replies: a file of one sentence a line, a JSON list, or a dialogue file (its first persona)."
+_DECODING = "Who speaks: the chosen prompt, or at K times the cost the average of all prompts at every token, or their gated average."
 _SELECTION = "Choose a prompt anew every turn, or keep it unless another is clearly better."
 
 
@@ -53,6 +58,10 @@ def chat(  # noqa: PLR0913 - each is one option
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token; above it, tokens are drawn.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens that hold this probability.")] = 1.0,
     beams: Annotated[int, typer.Option(help="Beam search; replies then come whole.")] = 1,
+    decoding: Annotated[Speaker, typer.Option(help=_DECODING)] = "top1",
+    gate_temperature: Annotated[
+        float, typer.Option(help="Of the gate softmax(scores / temperature) of gated and --candidates.")
+    ] = 0.1,
     candidates: Annotated[
         int, typer.Option(min=1, help="Say the best of so many candidates (rerank); above 1, replies come whole.")
     ] = 1,
@@ -85,14 +94,23 @@ def chat(  # noqa: PLR0913 - each is one option
         from sptune.engine.session import Session
         from sptune.model.generate import Decoding
 
-        decoding = Decoding(max_new_tokens, temperature, top_p, beams, no_repeat_ngram, seed)
+        tokens = Decoding(
+            max_new_tokens,
+            temperature,
+            top_p,
+            beams,
+            no_repeat_ngram,
+            seed,
+            kind=decoding,
+            gate_temperature=gate_temperature,
+        )
         model = _model(adapter, base, dtype, device)
     if seed is None:
         torch.seed()  # else every unseeded chat would draw the same replies
     session = Session(
-        _engine(model, candidates, seed),
+        _engine(model, candidates, decoding, seed),
         persona=sentences,
-        decoding=decoding,
+        decoding=tokens,
         prompt=parse_prompt(prompt, count=model.prompts.count, option="--prompt"),
         sticky=sticky_margin if selection == "sticky" else None,
     )
@@ -126,8 +144,8 @@ def _model(adapter: str | None, base: str | None, dtype: Dtype, device: str) -> 
     return SPTModel.from_base(loaded, num_prompts=1, prompt_length=0, template=template)
 
 
-def _engine(model: SPTModel, candidates: int, seed: int | None) -> LocalEngine:
-    """What replies: greedily, or with the best of several candidates."""
+def _engine(model: SPTModel, candidates: int, speaker: Speaker, seed: int | None) -> LocalEngine:
+    """What replies: once, or with the best of several candidates."""
     from sptune.build import make_reranking
     from sptune.config import RerankSection
     from sptune.engine.local import LocalEngine
@@ -135,7 +153,8 @@ def _engine(model: SPTModel, candidates: int, seed: int | None) -> LocalEngine:
 
     if candidates == 1:
         return LocalEngine(model)
-    return RerankingEngine(model, make_reranking(RerankSection(candidates=candidates), seed=seed or 0))
+    section = RerankSection(candidates=candidates, source="drawn" if speaker == "top1" else speaker)
+    return RerankingEngine(model, make_reranking(section, seed=seed or 0))
 
 
 def _greeting(adapter: str | None, model: SPTModel, persona: tuple[str, ...]) -> str:

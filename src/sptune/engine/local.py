@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -71,8 +71,8 @@ class LocalEngine:
         ids = self._encode(contexts)
         selections = self._choose(ids, _Choice(rule, prompt, previous, threshold, decoding.seed))
         rows = [
-            speaker(row, chosen, decoding, said=said_in(self.model, context))
-            for row, chosen, context in zip(ids, selections, contexts, strict=True)
+            self._speaker(context, row, chosen, decoding, forced=k is not None)
+            for context, row, chosen, k in zip(contexts, ids, selections, _each(prompt, len(ids)), strict=True)
         ]
         return self._replies(self._run(rows, decoding) if rows else [], selections)
 
@@ -90,14 +90,21 @@ class LocalEngine:
         decoding = decoding or Decoding()
         ids = self._encode([context])
         [selection] = self._choose(ids, _Choice(rule, prompt, [previous], threshold, decoding.seed))
-        return self._begin(context, ids[0], selection, decoding)
+        return self._begin(context, ids[0], selection, decoding, forced=prompt is not None)
 
     def _begin(
-        self, context: Dialogue, ids: tuple[int, ...], selection: Selection, decoding: Decoding
+        self, context: Dialogue, ids: tuple[int, ...], selection: Selection, decoding: Decoding, *, forced: bool
     ) -> Generator[Chunk, None, None]:
-        """The stream of the reply to a context of those tokens, under the prompt that was chosen."""
-        row = speaker(ids, selection, decoding, said=said_in(self.model, context))
+        """The stream of the reply to a context of those tokens, under the prompt that was chosen or forced."""
+        row = self._speaker(context, ids, selection, decoding, forced=forced)
         return self._stream(row, selection, decoding)
+
+    def _speaker(
+        self, context: Dialogue, ids: tuple[int, ...], selection: Selection, decoding: Decoding, *, forced: bool
+    ) -> PromptedContext:
+        """Who speaks: as `decoding` says, but a forced prompt speaks alone."""
+        decoding = replace(decoding, kind="top1") if forced else decoding
+        return speaker(ids, selection, decoding, said=said_in(self.model, context))
 
     def _encode(self, contexts: Sequence[Dialogue]) -> list[tuple[int, ...]]:
         return [self.model.encoder.encode_context(context).input_ids for context in contexts]
@@ -108,7 +115,7 @@ class LocalEngine:
         scores = self.model.scores_of_ids(ids)
         generator = None if choice.seed is None else torch.Generator().manual_seed(choice.seed)
         free = select(scores, rule=choice.rule, generator=generator)
-        forced = choice.prompt if isinstance(choice.prompt, Sequence) else [choice.prompt] * len(ids)
+        forced = _each(choice.prompt, len(ids))
         before = choice.previous or [None] * len(ids)
         for name, values in (("prompt", forced), ("previous", before)):
             if len(values) != len(ids):
@@ -172,6 +179,11 @@ class _Choice:
     previous: Sequence[Selection | None] | None
     threshold: float
     seed: int | None
+
+
+def _each(prompt: Forced, count: int) -> Sequence[int | None]:
+    """The forced prompt of each context."""
+    return prompt if isinstance(prompt, Sequence) else [prompt] * count
 
 
 def settled_text(text: str, stops: Sequence[str]) -> str:

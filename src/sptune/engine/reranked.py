@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sptune.data.encoder import TokenSequence, TurnSpan
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 class RerankingEngine(LocalEngine):
     """A `LocalEngine` whose streamed replies are chosen among candidates, and so come whole (docs/evaluation.md, `rerank`).
 
-    A reply that is asked for with a temperature is drawn as it is, and `generate` is that of `LocalEngine`: what single prompts would say.
+    Where a prompt is forced, it alone draws and weighs the candidates. A reply that is asked for with a temperature is drawn as it is, and
+    `generate` is that of `LocalEngine`: what single prompts would say.
 
     Args:
         model: the model.
@@ -34,20 +36,22 @@ class RerankingEngine(LocalEngine):
     def __init__(self, model: SPTModel, how: Reranking) -> None:
         super().__init__(model)
         self._how = how
+        self._alone = Reranking(replace(how.sampling, source="top1"), replace(how.weights, likelihood="top1"))
 
     def _begin(
-        self, context: Dialogue, ids: tuple[int, ...], selection: Selection, decoding: Decoding
+        self, context: Dialogue, ids: tuple[int, ...], selection: Selection, decoding: Decoding, *, forced: bool
     ) -> Generator[Chunk, None, None]:
         """The best reply in one chunk. Its prompt is that of the context, its tokens those of the reply that was chosen."""
         if decoding.temperature > 0:
-            return super()._begin(context, ids, selection, decoding)
+            return super()._begin(context, ids, selection, decoding, forced=forced)
         span = TurnSpan(len(context.turns) - 1, len(ids), len(ids), 0)
-        return self._best(ChosenTurn(TokenSequence(context, ids, (span,)), span, selection), decoding)
+        turn = ChosenTurn(TokenSequence(context, ids, (span,)), span, selection)
+        return self._best(turn, decoding, self._alone if forced else self._how)
 
-    def _best(self, turn: ChosenTurn, decoding: Decoding) -> Generator[Chunk, None, None]:
+    def _best(self, turn: ChosenTurn, decoding: Decoding, how: Reranking) -> Generator[Chunk, None, None]:
         check_window(self.model, len(turn.context_ids), decoding.max_new_tokens)
-        how, rules = self._how, rules_of(self.model, decoding)
+        rules, tau = rules_of(self.model, decoding), decoding.gate_temperature
         with self._running:
-            [[drawn]] = make_candidates(self.model, [turn], sampling=how.sampling, rules=rules)
+            [[drawn]] = make_candidates(self.model, [turn], sampling=how.sampling, rules=rules, gate_temperature=tau)
         text = chosen_reply(drawn, how.weights).prediction
         yield Chunk(text, Reply(text, turn.selection, self.model.encoder.response_ids(text)))
