@@ -66,12 +66,13 @@ class FakeEngine:
 
     def stream(self, context: Dialogue, **options: Any) -> Generator[Chunk, None, None]:
         self.calls.append(("stream", options))
-        text = self._text(context, options["prompt"])
+        speaks = options["previous"].prompt if options["prompt"] is None else options["prompt"]
+        text = self._text(context, speaks)
         for number, word in enumerate(text.split(" ")):
             time.sleep(self.pause)
             self.words += 1
             yield Chunk(f" {word}" if number else word)
-        yield Chunk("", FakeReply(text, FakeSelection(options["prompt"], self._scores(context))))  # type: ignore[arg-type]
+        yield Chunk("", FakeReply(text, FakeSelection(speaks, self._scores(context))))  # type: ignore[arg-type]
 
     def _scores(self, context: Dialogue) -> tuple[float, ...]:
         return self.scores[min(len(context.turns), len(self.scores)) - 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -191,7 +192,13 @@ class Session:
     def _speak(self, exchange: Exchange, decoding: Decoding | None) -> Generator[Chunk, None, None]:
         """Stream a reply, and remember it as the last exchange however the stream ends, but not when it fails."""
         said = ""
-        stream = self.engine.stream(exchange.context, decoding=decoding, prompt=exchange.selection.prompt)
+        stream = self.engine.stream(
+            exchange.context,
+            decoding=decoding,
+            prompt=self.prompt,
+            previous=exchange.selection,  # what was chosen already stays
+            threshold=math.inf,
+        )
         with closing(stream):
             try:
                 for chunk in stream:
