@@ -26,6 +26,7 @@ from sptune.data.load import load_dialogues
 from sptune.engine.base import Chunk
 from sptune.engine.session import Session
 from sptune.errors import AdapterError, DataError, ModelError, SptError, UsageError
+from sptune.model.generate import Decoding
 from sptune.model.load import LoadedBase
 from sptune.model.spt import SPTModel
 
@@ -367,6 +368,21 @@ def test_bars_follow_the_scores() -> None:
     list(session.say("hi"))
     table = why_table(session.why())
     assert [len(str(bar)) for bar in table.columns[2].cells] == [12, 3, 0, 0]
+
+
+def test_why_of_a_mixture_marks_no_prompt_and_gives_the_weights() -> None:
+    engine = FakeEngine(scores=[(0.4, 0.1, 0.1, 0.1)])
+    session = Session(engine, decoding=Decoding(kind="gated", gate_temperature=1e-3))  # type: ignore[arg-type]
+    list(session.say("hi"))
+    table = why_table(session.why())
+    prompts, weights, replies = ([str(cell) for cell in table.columns[k].cells] for k in (0, 3, 4))
+    assert prompts == ["  0", "  1", "  2", "  3"]
+    assert weights == ["100%", "0%", "0%", "0%"]
+    assert replies == [f"prompt {k} answers hi" for k in range(4)]
+    assert "All prompts spoke together" in str(table.caption)
+    session.prompt = 2
+    list(session.say("and you ?"))
+    assert session.why().weights is None, "a forced prompt speaks alone"
 
 
 SCRIPT = """

@@ -100,15 +100,21 @@ def _print_line(texts: Iterator[str]) -> None:
 
 
 def why_table(why: Why) -> Table:
-    """The K prompts, their scores as bars, and what each said or would have said; the one that spoke is marked."""
+    """The K prompts, their scores as bars, and what each said or would have said; the one that spoke is marked.
+
+    Where they spoke together, none is marked, and each has its weight.
+    """
     selection = why.exchange.selection
-    table = Table("prompt", "score", "", "would have said", show_lines=True, caption_justify="left")
+    weight = ["weight"] if why.weights else []
+    table = Table("prompt", "score", "", *weight, "would have said", show_lines=True, caption_justify="left")
     best = max(selection.scores)
     for k, (score, text) in enumerate(zip(selection.scores, why.replies, strict=True)):
-        chosen = k == selection.prompt
+        chosen = k == selection.prompt and not why.weights
         bar = "█" * round(BAR_WIDTH * max(0.0, score) / best) if best > 0 else ""
+        share = [f"{why.weights[k]:.0%}"] if why.weights else []
         said = Text(text) if text else Text("(nothing)", style="dim")
-        table.add_row(f"→ {k}" if chosen else f"  {k}", f"{score:.4f}", bar, said, style="bold green" if chosen else "")
+        name = f"→ {k}" if chosen else f"  {k}"
+        table.add_row(name, f"{score:.4f}", bar, *share, said, style="bold green" if chosen else "")
     table.caption = _caption(why)
     return table
 
@@ -117,6 +123,8 @@ def _caption(why: Why) -> str:
     selection = why.exchange.selection
     if len(selection.scores) == 1:
         return "There is one prompt, so there was nothing to choose."
+    if why.weights:
+        return "All prompts spoke together, at every token by their weights; a row is what that prompt alone would have said."
     best = selection.scores.index(max(selection.scores))
     reasons = {
         "retriever": "it scores best for this context.",

@@ -53,10 +53,12 @@ class Why:
     Attributes:
         exchange: the reply, its scores and its prompt.
         replies: K texts: what was said for the prompt that spoke, what would have been said for each other.
+        weights: of the K prompts where they spoke together; each of `replies` is then what would have been said by one alone.
     """
 
     exchange: Exchange
     replies: tuple[str, ...]
+    weights: tuple[float, ...] | None = None
 
 
 class Session:
@@ -142,12 +144,12 @@ class Session:
         Raises:
             UsageError: nothing was said yet.
         """
-        last = self._need_last()
-        chosen = last.selection.prompt
-        others = [k for k in range(self.engine.num_prompts) if k != chosen]
+        last, weights = self._need_last(), self._weights()
+        said = {} if weights else {last.selection.prompt: last.text}
+        others = [k for k in range(self.engine.num_prompts) if k not in said]
         replies = self.engine.generate([last.context] * len(others), decoding=self._decoding, prompt=others)
-        said = dict(zip(others, (clean(reply.text) for reply in replies), strict=True)) | {chosen: last.text}
-        return Why(last, tuple(said[k] for k in range(self.engine.num_prompts)))
+        said |= zip(others, (clean(reply.text) for reply in replies), strict=True)
+        return Why(last, tuple(said[k] for k in range(self.engine.num_prompts)), weights)
 
     def reset(self, persona: Sequence[str] | None = None) -> None:
         """Begin a new conversation, as `persona` where it is given."""
@@ -178,6 +180,15 @@ class Session:
         if self.last is None:
             raise UsageError("there is no reply yet: say something first")
         return self.last
+
+    def _weights(self) -> tuple[float, ...] | None:
+        """Of the prompts that spoke the last reply together; None where one spoke alone."""
+        last, decoding = self._need_last(), self._decoding
+        if decoding is None or decoding.kind == "top1" or last.reason == "forced":
+            return None
+        from sptune.model.mixture import mixture_weights
+
+        return mixture_weights(last.selection, kind=decoding.kind, temperature=decoding.gate_temperature)
 
     def _select(self, context: Dialogue, previous: Selection | None) -> Selection:
         if self._sticky is None:
