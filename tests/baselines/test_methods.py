@@ -197,6 +197,8 @@ def test_a_fit_is_resumed_with_its_own_seed_and_rate(make: Maker, data: Training
     for change in ({"seed": 1}, {"seed": 0, "learning_rate": 0.3}):
         with pytest.raises(UsageError, match=r"recipe\.yaml"):
             make("lora").fit(data, folder=tmp_path, **change, resume=True)
+    other = small_recipe(evaluation={"rerank": {"candidates": 3}})  # which no weight depends on
+    make("lora", recipe=other).fit(data, folder=tmp_path, seed=0, resume=True)
 
 
 def test_an_interrupted_fit_is_not_loaded(make: Maker, tmp_path: Path):

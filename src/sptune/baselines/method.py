@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from sptune.config import Recipe, dump_recipe
+from sptune.config import Recipe, dump_recipe, load_recipe
 from sptune.errors import AdapterError, StorageError, UsageError
 from sptune.files import write_json, write_text
 
@@ -210,10 +210,15 @@ class FittedMethod(ABC):
 
 
 def _keep_recipe(recipe: Recipe, folder: Path, *, resume: bool) -> None:
-    """Write the recipe of a fit; a fit can only be resumed with its own."""
-    path, text = folder / RECIPE_NAME, dump_recipe(recipe.model_copy(update={"output": None}))
-    if resume and path.is_file() and path.read_text(encoding="utf-8") != text:
+    """Write the recipe of a fit; one that was begun can only be resumed with what it is trained by."""
+    path, own = folder / RECIPE_NAME, recipe.model_copy(update={"output": None})
+    if resume and path.is_file() and _trained_by(load_recipe(path)) != _trained_by(own):
         raise UsageError(
             f"{path}: differs from the recipe, seed or learning rate to resume with; choose another folder"
         )
-    write_text(path, text)
+    write_text(path, dump_recipe(own))
+
+
+def _trained_by(recipe: Recipe) -> dict[str, Any]:
+    """All of a recipe but how it is evaluated."""
+    return recipe.model_dump(exclude={"evaluation"})

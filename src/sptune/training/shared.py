@@ -88,8 +88,10 @@ class SharedPrompts(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Give each prompt the gradient of its start, or its own, at the size that it would have alone."""
+        if self._share == 0 or self._prompts.count == 1:
+            return
         gradient = self._prompts.embeddings.grad
-        if gradient is None or self._share == 0 or len(gradient) == 1:
+        if gradient is None:
             return
         together = self.together(state)
         run = self.starts if together else len(gradient)
