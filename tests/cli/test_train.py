@@ -160,6 +160,29 @@ def test_the_same_recipe_gives_the_same_adapter(
     assert weights(tmp_path / "other") != weights(straight)
 
 
+@pytest.mark.parametrize(
+    ("decoding", "options"),
+    [
+        ("top1", ""),
+        ("fused", " --decoding fused"),
+        ("gated", " --decoding gated --gate-temperature 0.1"),
+        ("rerank", " --candidates 16"),
+    ],
+)
+def test_it_ends_with_a_chat_in_which_the_same_speak(
+    place: Place,
+    tmp_path: Path,
+    sptune: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    decoding: str,
+    options: str,
+):
+    assert sptune(*place.arguments(tmp_path / "run", "training.max_steps=1", f"evaluation.decoding={decoding}")) == 0
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith(f"talk to it: sptune chat {tmp_path / 'run' / 'adapter'} --persona-text")
+    assert last.endswith(f'"I live by the sea."{options}')
+
+
 def test_a_whole_run_is_evaluated_and_reported(
     place: Place, tmp_path: Path, sptune: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ):

@@ -103,9 +103,7 @@ def run(recipe: Recipe, *, resume: bool = False, force: bool = False, evaluate: 
         raise
     finally:
         bar.close()
-    _say(
-        f'talk to it: sptune chat {recipe.folder / "adapter"} --persona-text "I keep bees." --persona-text "I live by the sea."'
-    )
+    _say(f"talk to it: {_chat_command(recipe)}")
 
 
 @contextmanager
@@ -235,6 +233,19 @@ def _flat(section: dict[str, object], prefix: str = "") -> dict[str, object]:
     for key, value in section.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat
+
+
+def _chat_command(recipe: Recipe) -> str:
+    """A chat with the adapter, in which the same speak as in the recipe's evaluation."""
+    how = recipe.evaluation
+    speaks = {
+        "top1": "",
+        "fused": " --decoding fused",
+        "gated": f" --decoding gated --gate-temperature {how.gate_temperature or recipe.losses.gate_temperature:g}",
+        "rerank": f" --candidates {how.rerank.candidates}",
+    }
+    persona = '--persona-text "I keep bees." --persona-text "I live by the sea."'
+    return f"sptune chat {recipe.folder / 'adapter'} {persona}{speaks[how.decoding]}"
 
 
 def _summary(recipe: Recipe, data: RunData, model: SPTModel) -> str:
