@@ -237,11 +237,13 @@ def _flat(section: dict[str, object], prefix: str = "") -> dict[str, object]:
 
 def _chat_command(recipe: Recipe) -> str:
     """A chat with the adapter, in which the same speak as in the recipe's evaluation."""
+    from sptune import build
+
     how = recipe.evaluation
     speaks = {
         "top1": "",
         "fused": " --decoding fused",
-        "gated": f" --decoding gated --gate-temperature {how.gate_temperature or recipe.losses.gate_temperature:g}",
+        "gated": f" --decoding gated --gate-temperature {build.decoding(recipe).gate_temperature:g}",
         "rerank": f" --candidates {how.rerank.candidates}",
     }
     persona = '--persona-text "I keep bees." --persona-text "I live by the sea."'

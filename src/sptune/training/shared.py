@@ -74,9 +74,9 @@ class SharedPrompts(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
         """Part the prompts before the first step that trains them apart."""
-        prompts = self._prompts.embeddings
         if self._share == 0 or int(state.global_step) != self._fork(state):
             return
+        prompts = self._prompts.embeddings
         if not torch.equal(prompts, prompts[self._start]):
             return  # a step that is tried again
         if not self._keep:
