@@ -10,7 +10,9 @@ import torch
 
 from sptune.data.dialogue import Dialogue, Turn
 from sptune.errors import DataError, ModelError
+from sptune.evaluation.candidate_replies import Reranking, Sampling
 from sptune.evaluation.ranking import TurnRank, rank_turns, ranking
+from sptune.evaluation.rerank import RerankWeights, recalled
 from sptune.evaluation.scoring import score_turns
 from sptune.evaluation.turns import ChosenTurn, choose_prompts
 from sptune.model.backbone import Backbone
@@ -57,6 +59,42 @@ def test_ranks_are_those_of_scoring_every_candidate_alone(model: SPTModel, dialo
         gold, *others = means_one_by_one(model, turn, [turn.turn.response or "", *ANSWERS])
         assert (one.rank, one.candidates) == (1 + sum(other >= gold for other in others), 6)
     assert len({one.rank for one in ranks}) > 1
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        RerankWeights(likelihood="top1", prior=0.75, consensus=0.0),
+        RerankWeights(likelihood="top1", prior=1.0, length_power=0.5, consensus=40.0, persona=3.0),
+    ],
+    ids=["information", "persona"],
+)
+def test_reranking_weighs_candidates_as_it_does_drawn_ones_but_for_consensus(
+    model: SPTModel, dialogues: Dialogues, weights: RerankWeights
+) -> None:
+    recalling = replace(dialogues[0], persona=("i keep a cold sea .", *dialogues[0].persona))
+    turns = choose_prompts(model, [with_candidates(talk) for talk in (recalling, *dialogues[1:])])
+
+    def score(turn: ChosenTurn, text: str) -> float:
+        k, asked = turn.selection.prompt, turn.dialogue.turns
+        answered = replace(asked[turn.span.turn], response=text)
+        talk = replace(turn.dialogue, turns=(*asked[: turn.span.turn], answered))
+        given = score_turns(model, choose_prompts(model, [talk]))[-1]
+        (alone,) = score_turns(model, choose_prompts(model, [Dialogue("empty", (), (Turn("", text),))]))
+        information = given.logprobs[k] - weights.prior * alone.logprobs[k]
+        return information / given.tokens**weights.length_power + weights.persona * recalled(text, talk.persona)
+
+    ranks = rank_turns(model, turns, reranking=Reranking(weights=weights))
+    for turn, one in zip(turns, ranks, strict=True):
+        gold, *others = (score(turn, text) for text in [turn.turn.response or "", *ANSWERS])
+        assert one.rank == 1 + sum(other >= gold for other in others)
+    assert ranks != rank_turns(model, turns)
+
+
+def test_reranking_without_a_prior_measures_none(model: SPTModel, dialogues: Dialogues) -> None:
+    turns = choose_prompts(model, [with_candidates(dialogues[0])])
+    plain = Reranking(Sampling(prior="none"), RerankWeights(likelihood="fused", prior=0.0))
+    assert rank_turns(model, turns, reranking=plain) == rank_turns(model, turns, kind="fused")
 
 
 def test_a_mixture_ranks_by_its_own_likelihood(model: SPTModel, dialogues: Dialogues) -> None:

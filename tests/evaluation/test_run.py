@@ -272,7 +272,8 @@ def test_ranking_and_gated_figures_follow_the_settings(
     assert found.result.likelihood == likelihood(scores)
     assert [one.gated_logprob for one in found.turns] == [one.gated_logprob for one in scores]
     assert [one.mixture_logprob for one in found.turns] == [one.mixture_logprob for one in scores]
-    assert chosen[0].result.ranking == ranking(rank_turns(model, turns, kind="gated"), turns=13)
+    assert CHOOSE.rerank
+    assert chosen[0].result.ranking == ranking(rank_turns(model, turns, reranking=CHOOSE.rerank), turns=13)
 
 
 def test_ctrl_c_keeps_candidates(model: SPTModel, talks: Dialogues, tmp_path: Path) -> None:

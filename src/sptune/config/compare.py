@@ -136,7 +136,10 @@ class ComparisonSettings(Section):
     decodings: tuple[str, ...] = Field(
         (), description="also under these values of evaluation.decoding: fused and gated (where K > 1), rerank"
     )
-    ranking: tuple[str, ...] = Field((TOP1,), description="decodings whose hits@k are measured (minutes each)")
+    ranking: tuple[str, ...] = Field(
+        (TOP1,),
+        description="decodings whose hits@k are measured (minutes each); rerank ranks by mutual information",
+    )
     generation: tuple[str, ...] | None = Field(None, description="decodings whose replies are measured; null is all")
     probe: Literal["validation", "train", "none"] = Field(
         "validation", description="where K > 1, turns that the offline probe learns from"

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
-from torch import Tensor
 
-from sptune.data.dialogue import Dialogue, Turn
 from sptune.errors import UsageError
 from sptune.evaluation.batches import padded_batches, sharing_batches
+from sptune.evaluation.priors import Prior, Priors
 from sptune.evaluation.rerank import (
     Candidate,
     RerankWeights,
@@ -24,7 +23,7 @@ from sptune.model.generate import said_in
 from sptune.model.mixture import mixed_logprobs, mixture_weights, one_hot
 from sptune.model.packed import generate_packed
 from sptune.model.padded import generate_padded
-from sptune.model.prefix import Prefix, Prefixes, find_way, prompted, run_prefix, token_logprobs
+from sptune.model.prefix import Prefixes, find_way, token_logprobs
 from sptune.model.sampling import draw_seed
 from sptune.model.streams import Rules, Speech, Stream
 
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from sptune.model.spt import SPTModel
 
 Source = Literal["top1", "each", "drawn", "fused", "gated"]
-Prior = Literal["prompt", "bare", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +127,7 @@ class _Maker:
         self.model, self.sampling, self.rules, self.gate_temperature = model, sampling, rules, gate_temperature
         self.count = model.prompts.count
         self.way = find_way(model.backbone)
-        self._priors: dict[int | None, Prefix] = {}
+        self.priors = Priors(model, sampling.prior, way=self.way)
 
     def batches(self, turns: Sequence[ChosenTurn], budget: int) -> Iterator[list[ChosenTurn]]:
         """`turns` in batches whose rows fit the budget."""
@@ -193,9 +191,13 @@ class _Maker:
         ids = [self.model.encoder.response_ids(text) for text in unique]
         number = replies[0][0].context
         context = prefixes.places(number)
-        each = [self._logprobs(prefixes.run(number, k), ids, context) for k in range(self.count)]
+        backbone, stop = self.model.backbone, self.model.encoder.stop_id
+        each = [
+            token_logprobs(backbone, prefixes.run(number, k), ids, context=context, stop_id=stop, way=self.way)
+            for k in range(self.count)
+        ]
         logprobs = dict(zip(unique, (torch.stack(rows) for rows in zip(*each, strict=True)), strict=True))  # (K, m)
-        priors = dict(zip(unique, self._prior_logprobs(turn.selection.prompt, ids), strict=True))
+        priors = dict(zip(unique, self.priors.logprobs(turn.selection.prompt, ids), strict=True))
         agreement = consensus(texts, self.sampling.similarity)
         for (stream, tokens), text, agreed in zip(replies, texts, agreement, strict=True):
             own = logprobs[text]
@@ -212,26 +214,6 @@ class _Maker:
                 consensus=agreed,
                 persona_recall=recalled(text, turn.dialogue.persona),
             )
-
-    def _prior_logprobs(self, prompt: int, ids: Sequence[tuple[int, ...]]) -> list[float | None]:
-        if self.sampling.prior == "none":
-            return [None] * len(ids)
-        prefix = self._prior(prompt if self.sampling.prior == "prompt" else None)
-        return [float(values.sum()) for values in self._logprobs(prefix, ids, len(prefix.embeddings))]
-
-    @torch.no_grad()
-    def _prior(self, prompt: int | None) -> Prefix:
-        """An empty context behind a prompt, or behind none; run once."""
-        if prompt not in self._priors:
-            empty = self.model.encoder.encode_context(Dialogue("empty", (), (Turn(""),))).input_ids
-            self._priors[prompt] = run_prefix(
-                self.model.backbone, prompted(self.model, empty, prompt=prompt), way=self.way
-            )
-        return self._priors[prompt]
-
-    def _logprobs(self, prefix: Prefix, ids: Sequence[tuple[int, ...]], context: int) -> list[Tensor]:
-        stop = self.model.encoder.stop_id
-        return token_logprobs(self.model.backbone, prefix, ids, context=context, stop_id=stop, way=self.way)
 
     @staticmethod
     def _turn(turn: ChosenTurn, gate: tuple[float, ...], candidates: Iterator[Candidate]) -> TurnCandidates:

@@ -77,8 +77,9 @@ class Parts:
             return rank_turns(
                 self.model,
                 turns,
-                kind=self.settings.rerank.weights.likelihood if self.settings.rerank else self.settings.decoding.kind,
+                kind=self.settings.decoding.kind,
                 gate_temperature=self.settings.decoding.gate_temperature,
+                reranking=self.settings.rerank,
                 progress=self.progress,
             )
 

@@ -1,4 +1,4 @@
-"""Ranks the gold response among a turn's candidates by likelihood: hits@k and MRR."""
+"""Ranks the gold response among a turn's candidates by likelihood, or by mutual information: hits@k and MRR."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from sptune.errors import DataError, ModelError
+from sptune.evaluation.candidate_replies import Reranking, Sampling
+from sptune.evaluation.priors import Priors
+from sptune.evaluation.rerank import RerankWeights, informative_likelihood, recalled
 from sptune.model.mixture import Likelihood, mixture_weights, response_logprob
 from sptune.model.prefix import Way, find_way, prompted, run_prefix, token_logprobs
 
@@ -67,6 +70,7 @@ def rank_turns(
     *,
     kind: Likelihood = "top1",
     gate_temperature: float = 0.1,
+    reranking: Reranking | None = None,
     way: Way | None = None,
     progress: Progress | None = None,
 ) -> list[TurnRank]:
@@ -75,6 +79,8 @@ def rank_turns(
     Candidates score their mean log-probability per token (stop token included where one is learned) under the turn's
     chosen prompt, or under a mixture of prompts. They are told apart by their text, white space around it aside: one
     that is listed twice counts once, and every copy of the gold response is the gold response. Ties count as wrong.
+    `reranking` scores them as it does drawn candidates (see `rerank`), consensus aside: those are the model's own,
+    these come from elsewhere.
 
     Args:
         model: the model.
@@ -82,6 +88,7 @@ def rank_turns(
         kind: whose likelihood counts: of the chosen prompt (`top1`), of the average of the K distributions at every
             token (`fused`), of their gated average (`gated`), or of one prompt drawn from the gate (`mixture`).
         gate_temperature: tau of the gate.
+        reranking: the weights of likelihood, prior and persona recall, in place of `kind`.
         way: how candidates share their context; the fastest that is exact for this model where None.
         progress: called at the start and after every sequence.
 
@@ -92,19 +99,20 @@ def rank_turns(
         DataError: candidates without the gold response, or one that does not fit the base model's window.
         ModelError: the model gives a log-probability that is not finite.
     """
+    how = reranking or Reranking(Sampling(prior="none"), RerankWeights(likelihood=kind, prior=0.0))
     tasks = [
-        _Task(turn, candidates, mixture_weights(turn.selection, kind=kind, temperature=gate_temperature))
+        _Task(turn, own, mixture_weights(turn.selection, kind=how.weights.likelihood, temperature=gate_temperature))
         for turn in turns
-        if len(candidates := _candidates(model, turn)) > 1
+        if len(own := _candidates(model, turn)) > 1
     ]
     if not tasks:
         return []
     if progress:
         progress("ranking", 0, len(tasks))
-    way = way or find_way(model.backbone)
+    ranker = _Ranker(model, how, way or find_way(model.backbone))
     ranks: list[TurnRank] = []
     for _, group in groupby(tasks, key=lambda task: id(task.turn.sequence)):
-        ranks += _rank_sequence(model, list(group), kind, way)
+        ranks += ranker.rank(list(group))
         if progress:
             progress("ranking", len(ranks), len(tasks))
     return ranks
@@ -136,27 +144,27 @@ def ranking(ranks: Sequence[TurnRank], *, turns: int) -> Ranking | None:
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """A turn to rank, the token ids of its different candidates, the gold response first, and the prompts' weights."""
+    """A turn to rank, its different candidates with their token ids, the gold response first, and the prompts' weights."""
 
     turn: ChosenTurn
-    candidates: tuple[tuple[int, ...], ...]
+    candidates: dict[str, tuple[int, ...]]
     weights: tuple[float, ...]
 
 
-def _candidates(model: SPTModel, turn: ChosenTurn) -> tuple[tuple[int, ...], ...]:
+def _candidates(model: SPTModel, turn: ChosenTurn) -> dict[str, tuple[int, ...]]:
     """Token ids of the turn's different candidates, the gold response first; nothing where it has none."""
     gold = (turn.turn.response or "").strip()
     others = [text.strip() for text in turn.turn.candidates]
     if not others:
-        return ()
+        return {}
     if gold not in others:
         place = f" (line {turn.turn.line})" if turn.turn.line else ""
         raise DataError(
             f"dialogue {turn.dialogue.id!r}, turn {turn.span.turn}{place}: the candidates do not hold the response "
             f"{gold!r}; put it among them, or evaluate without ranking"
         )
-    candidates = tuple(model.encoder.response_ids(text) for text in dict.fromkeys([gold, *others]))
-    needed = model.prompts.length + turn.span.context_length + max(map(len, candidates))
+    candidates = {text: model.encoder.response_ids(text) for text in [gold, *others]}
+    needed = model.prompts.length + turn.span.context_length + max(map(len, candidates.values()))
     window = model.backbone.window
     if window is not None and needed > window:
         raise DataError(
@@ -166,43 +174,55 @@ def _candidates(model: SPTModel, turn: ChosenTurn) -> tuple[tuple[int, ...], ...
     return candidates
 
 
-@torch.no_grad()
-def _rank_sequence(model: SPTModel, tasks: Sequence[_Task], kind: Likelihood, way: Way) -> list[TurnRank]:
-    """Ranks of turns that are read from one sequence: each prompt that has a weight runs it once."""
-    unique = [list(dict.fromkeys(task.candidates)) for task in tasks]  # scored once each, so that equal tokens tie
-    found: list[list[list[Tensor]]] = [[] for _ in tasks]  # task -> prompt with a weight -> candidate -> (m,)
-    for prompt in range(model.prompts.count):
-        members = [n for n, task in enumerate(tasks) if task.weights[prompt]]
-        if not members:
-            continue
-        longest = max((tasks[n].turn.context_ids for n in members), key=len)
-        prefix = run_prefix(model.backbone, prompted(model, longest, prompt=prompt), way=way)
-        for n in members:
-            context = model.prompts.length + tasks[n].turn.span.context_length
-            stop = model.encoder.stop_id
-            found[n].append(token_logprobs(model.backbone, prefix, unique[n], context=context, stop_id=stop, way=way))
-    return [
-        _rank(task, dict(zip(ids, _means(each, task.weights, kind), strict=True)))
-        for task, ids, each in zip(tasks, unique, found, strict=True)
-    ]
+class _Ranker:
+    def __init__(self, model: SPTModel, how: Reranking, way: Way) -> None:
+        self.model, self.weights, self.way = model, how.weights, way
+        self.priors = Priors(model, how.sampling.prior, way=way)
 
+    @torch.no_grad()
+    def rank(self, tasks: Sequence[_Task]) -> list[TurnRank]:
+        """Ranks of turns that are read from one sequence: each prompt that has a weight runs it once."""
+        model, stop = self.model, self.model.encoder.stop_id
+        unique = [
+            list(dict.fromkeys(task.candidates.values())) for task in tasks
+        ]  # once each, so that equal tokens tie
+        found: list[list[list[Tensor]]] = [[] for _ in tasks]  # task -> prompt with a weight -> candidate -> (m,)
+        for prompt in range(model.prompts.count):
+            members = [n for n, task in enumerate(tasks) if task.weights[prompt]]
+            if not members:
+                continue
+            longest = max((tasks[n].turn.context_ids for n in members), key=len)
+            prefix = run_prefix(model.backbone, prompted(model, longest, prompt=prompt), way=self.way)
+            for n in members:
+                context = model.prompts.length + tasks[n].turn.span.context_length
+                own = token_logprobs(model.backbone, prefix, unique[n], context=context, stop_id=stop, way=self.way)
+                found[n].append(own)
+        return [self._rank(task, ids, each) for task, ids, each in zip(tasks, unique, found, strict=True)]
 
-def _means(each: Sequence[Sequence[Tensor]], weights: Sequence[float], kind: Likelihood) -> list[float]:
-    """Log-probability per token of each candidate; -inf for one without any token."""
-    used = [weight for weight in weights if weight]
-    stacked = [torch.stack(logprobs) for logprobs in zip(*each, strict=True)]  # of (K', m)
-    return [
-        float(response_logprob(logprobs, used, kind=kind)) / logprobs.shape[1] if logprobs.shape[1] else -math.inf
-        for logprobs in stacked
-    ]
-
-
-def _rank(task: _Task, score: dict[tuple[int, ...], float]) -> TurnRank:
-    where = (task.turn.dialogue.id, task.turn.span.turn)
-    if any(map(math.isnan, score.values())):
-        raise ModelError(
-            f"dialogue {where[0]!r}, turn {where[1]}: the model gives a log-probability that is not a "
-            "number; evaluate with --dtype float32, and check the adapter"
+    def _rank(self, task: _Task, ids: Sequence[tuple[int, ...]], each: Sequence[Sequence[Tensor]]) -> TurnRank:
+        used = [weight for weight in task.weights if weight]
+        stacked = [torch.stack(logprobs) for logprobs in zip(*each, strict=True)]  # of (K', m)
+        priors = self.priors.logprobs(task.turn.selection.prompt, ids)
+        likelihood = {
+            tokens: self._likelihood(logprobs, used, prior)
+            for tokens, logprobs, prior in zip(ids, stacked, priors, strict=True)
+        }
+        gold, *others = (
+            likelihood[tokens] + self.weights.persona * recalled(text, task.turn.dialogue.persona)
+            for text, tokens in task.candidates.items()
         )
-    gold, *others = (score[ids] for ids in task.candidates)
-    return TurnRank(*where, 1 + sum(other >= gold for other in others), len(task.candidates))
+        where = (task.turn.dialogue.id, task.turn.span.turn)
+        if any(map(math.isnan, (gold, *others))):
+            raise ModelError(
+                f"dialogue {where[0]!r}, turn {where[1]}: the model gives a log-probability that is not a "
+                "number; evaluate with --dtype float32, and check the adapter"
+            )
+        return TurnRank(*where, 1 + sum(other >= gold for other in others), len(task.candidates))
+
+    def _likelihood(self, logprobs: Tensor, weights: Sequence[float], prior: float | None) -> float:
+        """Of a candidate with log-probabilities (K', m); -inf for one without any token."""
+        tokens = logprobs.shape[1]
+        if not tokens:
+            return -math.inf
+        given = float(response_logprob(logprobs, weights, kind=self.weights.likelihood))
+        return informative_likelihood(given, prior, tokens, self.weights)

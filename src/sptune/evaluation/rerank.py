@@ -159,20 +159,33 @@ def rerank(turn: TurnCandidates, weights: RerankWeights) -> Choice:
 
 def candidate_score(turn: TurnCandidates, candidate: Candidate, weights: RerankWeights) -> float:
     """The score of one candidate of `turn`; see `rerank`."""
-    prior = candidate.prior_logprob
-    if weights.prior and prior is None:
-        raise UsageError(
-            "prior: these candidates hold no log-probability without the context; make them with prior=prompt, or set the weight to 0"
-        )
     given = {
         "top1": candidate.logprobs[turn.prompt],
         "fused": candidate.fused_logprob,
         "gated": candidate.gated_logprob,
         "mixture": _mixture_logprob(candidate.logprobs, turn.gate),
     }[weights.likelihood]
-    length = float(max(1, candidate.tokens) ** weights.length_power)
-    likelihood = (given - weights.prior * (prior or 0.0)) / length
+    likelihood = informative_likelihood(given, candidate.prior_logprob, candidate.tokens, weights)
     return likelihood + weights.consensus * candidate.consensus + weights.persona * candidate.persona_recall
+
+
+def informative_likelihood(given: float, prior: float | None, tokens: int, weights: RerankWeights) -> float:
+    """What a reply's likelihood adds to its score: `(log p(r | C) - lambda log p(r)) / |r|^alpha`, nats.
+
+    Args:
+        given: log-probability given the context, summed over its tokens.
+        prior: the same without the context; None where it was not measured.
+        tokens: of the reply.
+        weights: lambda and alpha.
+
+    Raises:
+        UsageError: a prior has a weight, but there is none.
+    """
+    if weights.prior and prior is None:
+        raise UsageError(
+            "prior: these candidates hold no log-probability without the context; make them with prior=prompt, or set the weight to 0"
+        )
+    return (given - weights.prior * (prior or 0.0)) / float(max(1, tokens) ** weights.length_power)
 
 
 def _mixture_logprob(logprobs: Sequence[float], gate: Sequence[float]) -> float:
