@@ -200,6 +200,14 @@ def test_only_prompts_and_retriever_are_trained(tiny_model: Callable[..., SPTMod
     assert all(parameter.grad is None for parameter in model.backbone.parameters())
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_retriever_of_a_single_prompt_does_not_count_as_trained(tiny_model: Callable[..., SPTModel], count: int):
+    model = tiny_model(count=count)
+    chooses = sum(p.numel() for p in model.retriever.parameters()) if count > 1 else 0
+    assert sum(p.numel() for p in model.retriever.parameters()) > 0
+    assert model.trainable_parameters == model.prompts.embeddings.numel() + chooses
+
+
 def test_training_mode_leaves_the_base_alone(tiny_model: Callable[..., SPTModel]):
     model = tiny_model().train()
     assert model.training

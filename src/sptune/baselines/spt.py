@@ -6,7 +6,6 @@ from pathlib import Path
 
 from sptune.baselines.method import Build, Fit, FittedMethod
 from sptune.baselines.prompting import keep_front, read_front
-from sptune.baselines.tuning import count_trainable
 from sptune.model.spt import SPTModel
 
 FOLDER = "adapter"
@@ -20,7 +19,7 @@ class Spt(FittedMethod):
         keep_front(self.settings, model, fit)
         read_front(self.settings, model, fit.folder, base=self.base, recipe=fit.recipe)
         train_spt(self.build, model, fit)
-        return count_trainable(model if model.prompts.count > 1 else model.prompts)  # of one there is nothing to choose
+        return model.trainable_parameters
 
     def _load(self, folder: Path) -> SPTModel:
         model = SPTModel.from_pretrained(folder / FOLDER, base=self.base)

@@ -13,7 +13,7 @@ from sptune.baselines.own_backbone import own_base
 from sptune.baselines.peft_files import save_peft
 from sptune.baselines.spt import FOLDER as ADAPTER
 from sptune.baselines.spt import train_spt
-from sptune.baselines.tuning import RateGroup, TunedMethod, TunedModel, Tuning, count_trainable, trainable
+from sptune.baselines.tuning import RateGroup, TunedMethod, TunedModel, Tuning, trainable
 from sptune.model.spt import SPTModel
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class SptOnLora(FittedMethod):
         recipe = with_share(fit.recipe, 1 - share)
         model = self.build.make_model(recipe, base=merged_lora(self.base, fit.folder / FIRST / LORA))
         train_spt(self.build, model, replace(fit, recipe=recipe))
-        return first.trainable_parameters + count_trainable(model)
+        return first.trainable_parameters + model.trainable_parameters
 
     def _load(self, folder: Path) -> SPTModel:
         return SPTModel.from_pretrained(folder / ADAPTER, base=merged_lora(self.base, folder / FIRST / LORA))

@@ -185,12 +185,7 @@ class TunedMethod(FittedMethod):
         # the trainer leaves it in the checkpoints' form; `keep` writes what is of use to others
         shutil.rmtree(fit.folder / checkpoint.ADAPTER)
         tuning.keep(fit.folder)
-        return count_trainable(tuning.model)
-
-
-def count_trainable(model: nn.Module) -> int:
-    """How many numbers of a model are trained."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+        return tuning.model.trainable_parameters
 
 
 def trainable(module: nn.Module) -> tuple[nn.Parameter, ...]:

@@ -251,11 +251,11 @@ def _chat_command(recipe: Recipe) -> str:
 
 
 def _summary(recipe: Recipe, data: RunData, model: SPTModel) -> str:
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in model.backbone.parameters())
     return (
         f"{recipe.model.base} ({frozen / 1e6:.0f}M parameters, frozen, {str(model.backbone.dtype).removeprefix('torch.')} on "
-        f"{model.backbone.device}), K={recipe.prompts.count} prompts of L={recipe.prompts.length}, {trainable:,} trainable parameters\n"
+        f"{model.backbone.device}), K={recipe.prompts.count} prompts of L={recipe.prompts.length}, {model.trainable_parameters:,} "
+        "trainable parameters\n"
         f"dialogues: {len(data.train)} training, {len(data.validation)} validation, {len(data.test)} test; run folder: {recipe.folder}"
     )
 

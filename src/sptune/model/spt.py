@@ -89,6 +89,12 @@ class SPTModel(nn.Module):
         self.encoder = encoder
         self.stops = tuple(stops)
 
+    @property
+    def trainable_parameters(self) -> int:
+        """How many numbers are trained; a single prompt's retriever has nothing to choose and does not count."""
+        idle = set(self.retriever.parameters()) if self.prompts.count == 1 else set()
+        return sum(p.numel() for p in self.parameters() if p.requires_grad and p not in idle)
+
     @classmethod
     def from_base(
         cls,
