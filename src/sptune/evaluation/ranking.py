@@ -163,7 +163,7 @@ def _candidates(model: SPTModel, turn: ChosenTurn) -> dict[str, tuple[int, ...]]
             f"dialogue {turn.dialogue.id!r}, turn {turn.span.turn}{place}: the candidates do not hold the response "
             f"{gold!r}; put it among them, or evaluate without ranking"
         )
-    candidates = {text: model.encoder.response_ids(text) for text in [gold, *others]}
+    candidates = {text: model.encoder.response_ids(text) for text in dict.fromkeys([gold, *others])}
     needed = model.prompts.length + turn.span.context_length + max(map(len, candidates.values()))
     window = model.backbone.window
     if window is not None and needed > window:
@@ -183,9 +183,8 @@ class _Ranker:
     def rank(self, tasks: Sequence[_Task]) -> list[TurnRank]:
         """Ranks of turns that are read from one sequence: each prompt that has a weight runs it once."""
         model, stop = self.model, self.model.encoder.stop_id
-        unique = [
-            list(dict.fromkeys(task.candidates.values())) for task in tasks
-        ]  # once each, so that equal tokens tie
+        # each scored once, so that equal tokens tie
+        unique = [list(dict.fromkeys(task.candidates.values())) for task in tasks]
         found: list[list[list[Tensor]]] = [[] for _ in tasks]  # task -> prompt with a weight -> candidate -> (m,)
         for prompt in range(model.prompts.count):
             members = [n for n, task in enumerate(tasks) if task.weights[prompt]]
@@ -207,8 +206,9 @@ class _Ranker:
             tokens: self._likelihood(logprobs, used, prior)
             for tokens, logprobs, prior in zip(ids, stacked, priors, strict=True)
         }
+        persona = self.weights.persona
         gold, *others = (
-            likelihood[tokens] + self.weights.persona * recalled(text, task.turn.dialogue.persona)
+            likelihood[tokens] + (persona * recalled(text, task.turn.dialogue.persona) if persona else 0.0)
             for text, tokens in task.candidates.items()
         )
         where = (task.turn.dialogue.id, task.turn.span.turn)
