@@ -19,6 +19,7 @@ from sptune.evaluation.candidate_replies import Reranking
 from sptune.evaluation.rerank import RerankWeights
 from sptune.model.backbone import Backbone
 from sptune.model.load import LoadedBase
+from sptune.model.prompts import SoftPrompts
 from sptune.model.retriever import Reading
 from sptune.text import PAPER_STOPS
 from tiny import EOS, PAD, byte_level_tokenizer, tiny_llama
@@ -125,6 +126,20 @@ def test_prompts_are_as_asked_for_reproducible_and_different(tiny_base: LoadedBa
     assert torch.equal(prompts, make(0))
     assert not torch.equal(prompts, make(1))
     assert all(not torch.equal(prompts[i], prompts[j]) for i in range(3) for j in range(i))
+
+
+@pytest.mark.parametrize(("encoder", "networks"), [("separate", 3), ("shared", 1)])
+def test_prompts_may_come_from_a_network(tiny_base: LoadedBase, encoder: str, networks: int):
+    def make(seed: int) -> SoftPrompts:
+        recipe = recipe_of(f"prompts.encoder={encoder}", "prompts.encoder_hidden=5", f"seed={seed}")
+        return build.make_model(recipe, base=tiny_base).prompts
+
+    prompts = make(0)
+    assert (prompts.count, prompts.length, prompts.embeddings.shape) == (3, 4, (3, 4, 32))
+    network = (32 * 5 + 5) + (5 * 5 + 5) + (5 * 32 + 32)
+    assert sum(p.numel() for p in prompts.parameters()) == 3 * 4 * 32 + networks * network
+    assert torch.equal(prompts.embeddings, make(0).embeddings)
+    assert not torch.equal(prompts.embeddings, make(1).embeddings)
 
 
 @pytest.mark.parametrize("init", ["vocabulary", "kmeans", "random", "text"])

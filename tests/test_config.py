@@ -292,6 +292,15 @@ def test_a_wrong_value_is_refused_by_key_and_value(override: str):
         ({"training": {"shared": 0.5, "fork_noise": 0}}, "training.fork_noise: 0 leaves prompts"),
         ({"training": {"shared": 0.5, "starts": 5}}, "training.starts: 5 is more than prompts.count=4"),
         ({"training": {"starts": 2}}, "training.starts: belongs to training.shared"),
+        ({"prompts": {"encoder_hidden": 64}}, "prompts.encoder_hidden: belongs to an encoder"),
+        (
+            {"prompts": {"encoder": "shared", "init": "kmeans"}},
+            "prompts.init: kmeans is lost with prompts.encoder=shared",
+        ),
+        (
+            {"prompts": {"encoder": "separate"}, "training": {"shared": 0.5}},
+            "training.shared: belongs to prompts that are trained themselves, not by prompts.encoder=separate",
+        ),
         (
             {"training": {"shared": 0.5, "keep_starts": True}},
             "training.keep_starts: asks for several starts that divide",

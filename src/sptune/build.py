@@ -19,6 +19,7 @@ from sptune.errors import DataError, RecipeError
 from sptune.evaluation.candidate_replies import Reranking, Sampling
 from sptune.evaluation.rerank import RerankWeights
 from sptune.model import prompts as initial
+from sptune.model.encoded_prompts import EncodedPrompts
 from sptune.model.generate import Decoding
 from sptune.model.load import LoadedBase, load_base
 from sptune.model.prompts import SoftPrompts
@@ -56,7 +57,7 @@ def make_model(recipe: Recipe, *, base: LoadedBase | None = None) -> SPTModel:
     loaded = base or load_recipe_base(recipe)
     if recipe.model.gradient_checkpointing:
         loaded.backbone.checkpoint_activations()
-    soft = SoftPrompts(initial_prompts(recipe, loaded))
+    soft = make_prompts(recipe, loaded)
     retriever = make_retriever(recipe, loaded)
     encoder = make_encoder(recipe, loaded)
     return SPTModel(loaded.backbone, soft, retriever, encoder, stops=stops(recipe))
@@ -227,6 +228,26 @@ def make_reranking(section: RerankSection, *, seed: int) -> Reranking:
         persona=section.persona_weight,
     )
     return Reranking(Sampling(**section.model_dump(include=set(drawn)), seed=seed), weights)
+
+
+def make_prompts(recipe: Recipe, base: LoadedBase) -> SoftPrompts:
+    """The untrained prompts of a recipe.
+
+    Raises:
+        RecipeError: a prompts file of another shape.
+        AdapterError: a prompts file that is damaged.
+    """
+    p = recipe.prompts
+    if p.encoder == "none":
+        return SoftPrompts(initial_prompts(recipe, base))
+    return EncodedPrompts(
+        count=p.count,
+        length=p.length,
+        dim=base.backbone.embedding_dim,
+        encoder=p.encoder,
+        hidden=p.encoder_hidden,
+        seed=recipe.seed,
+    )
 
 
 def initial_prompts(recipe: Recipe, base: LoadedBase) -> torch.Tensor:

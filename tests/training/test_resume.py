@@ -10,14 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import TrainerCallback
 
 from small_run import small_trainer, talks
 from sptune.adapter import load_adapter
+from sptune.errors import TrainingError
+from sptune.model.encoded_prompts import EncodedPrompts, PromptEncoder
 from sptune.model.load import LoadedBase
+from sptune.model.prompts import SoftPrompts
 from sptune.training import checkpoint
 from sptune.training.metrics_log import read_metrics
 from sptune.training.trainer import SPTTrainer
+from tiny import tiny_spt
 
 # Everything that a resumed run could get wrong: noise by step, annealing by progress, accumulation over an odd number of batches an
 # epoch, a scheduler with warm-up, the optimizer's moments.
@@ -120,6 +125,35 @@ def test_noise_matters_here(tiny_base: LoadedBase, tmp_path: Path, straight: Cal
     run.objective._seed = 1
     run.train()
     assert weights(tmp_path) != weights(straight(**VARIANTS["two epochs"]).folder)
+
+
+@pytest.mark.parametrize("encoder", ["separate", "shared"])
+def test_with_a_network_that_makes_the_prompts(tiny_base: LoadedBase, tmp_path: Path, encoder: PromptEncoder):
+    """It is kept in checkpoints, not in the adapter, and goes on where it was."""
+
+    def encoded(folder: Path, *callbacks: TrainerCallback) -> SPTTrainer:
+        model = tiny_spt(tiny_base)
+        model.prompts = EncodedPrompts(count=3, length=4, dim=model.backbone.embedding_dim, encoder=encoder)
+        options = {"validation": talks(2, seed=1), "callbacks": callbacks}
+        return small_trainer(model, folder, train=talks(13), options=options, max_steps=7, prompt_lr=1e-2)
+
+    encoded(straight := tmp_path / "straight").train()
+    with pytest.raises(RuntimeError, match="the power is gone"):
+        encoded(stopped := tmp_path / "stopped", Crash(5)).train()
+    run = encoded(stopped)
+    run.train(resume=True)
+    assert weights(stopped) == weights(straight)
+    last = "checkpoints/checkpoint-7"
+    assert weights(stopped / last) == weights(straight / last)
+    kept = load_adapter(stopped / "adapter").tensors
+    assert set(kept) == set(load_adapter(stopped / last / "adapter").tensors)
+    assert type(run.spt.prompts) is SoftPrompts
+    assert torch.equal(kept["prompts"], run.spt.prompts.embeddings)
+    (finished := encoded(stopped)).train(resume=True)
+    assert torch.equal(finished.spt.prompts.embeddings, run.spt.prompts.embeddings), "of a run that had ended"
+    (stopped / last / checkpoint.WEIGHTS).unlink()
+    with pytest.raises(TrainingError, match=r"weights\.safetensors: cannot be read .* delete the run"):
+        checkpoint.load_weights(stopped / last, encoded(tmp_path / "third").spt)
 
 
 def test_resuming_again_and_again(tiny_base: LoadedBase, tmp_path: Path, straight: Callable[..., SPTTrainer]):

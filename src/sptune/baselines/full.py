@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sptune.baselines.method import Fit
 from sptune.baselines.own_backbone import OwnBackbone, own_base
-from sptune.baselines.tuning import RateGroup, TunedMethod, TunedModel, Tuning, trainable
+from sptune.baselines.tuning import RateGroup, TunedMethod, Tuning, trainable
 from sptune.errors import AdapterError, ModelError
 from sptune.files import write_atomically
 from sptune.model.load import LoadedBase, load_base, quiet
@@ -94,7 +94,7 @@ class FullFineTuning(TunedMethod):
         own = LoadedBase(TrainableBackbone(self.base), self.base.tokenizer)
         if recipe.model.gradient_checkpointing:
             own.backbone.checkpoint_activations()
-        model = TunedModel.of(self.build.make_bare_model(recipe, base=own))
+        model = self.build.make_bare_model(recipe, base=own)
         group = RateGroup(trainable(own.backbone), recipe.training.prompt_lr)
         return Tuning(model, (group,), lambda folder: self._keep(own, folder))
 

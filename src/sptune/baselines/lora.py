@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sptune.baselines.method import Fit
 from sptune.baselines.own_backbone import own_base, seeded
 from sptune.baselines.peft_files import load_peft, make_peft, peft_package, save_peft
-from sptune.baselines.tuning import RateGroup, TunedMethod, TunedModel, Tuning, trainable
+from sptune.baselines.tuning import RateGroup, TunedMethod, Tuning, trainable
 from sptune.errors import RecipeError
 from sptune.model.backbone import Backbone
 from sptune.model.load import LoadedBase
@@ -28,7 +28,7 @@ class Lora(TunedMethod):
     def _tuning(self, fit: Fit) -> Tuning:
         own = own_base(self.base, FOLDER, recompute=fit.recipe.model.gradient_checkpointing)
         peft = add_lora(own, self.settings, seed=fit.recipe.seed)
-        model = TunedModel.of(self.build.make_bare_model(fit.recipe, base=own))
+        model = self.build.make_bare_model(fit.recipe, base=own)
         group = RateGroup(trainable(own.backbone), fit.recipe.training.prompt_lr)
         return Tuning(model, (group,), lambda folder: save_peft(peft, folder / FOLDER))
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sptune.baselines.method import Fit
 from sptune.baselines.own_backbone import seeded
 from sptune.baselines.peft_files import peft_package
-from sptune.baselines.tuning import RateGroup, TunedMethod, TunedModel, Tuning, trainable
+from sptune.baselines.tuning import RateGroup, TunedMethod, Tuning, trainable
 from sptune.model.prompts import SoftPrompts
 from sptune.model.spt import SPTModel
 
@@ -34,7 +34,7 @@ class PTuning(TunedMethod):
         with seeded(recipe.seed):
             prompts = EncodedPrompt(self.settings, dim=bare.backbone.embedding_dim)
         bare.encoder.prompt_length = prompts.length
-        model = TunedModel(bare.backbone, prompts, bare.retriever, bare.encoder, stops=bare.stops)
+        model = SPTModel(bare.backbone, prompts, bare.retriever, bare.encoder, stops=bare.stops)
         group = RateGroup(trainable(prompts), recipe.training.prompt_lr)
         return Tuning(model, (group,), lambda folder: SPTModel.save_pretrained(model, folder / FOLDER))
 

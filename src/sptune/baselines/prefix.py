@@ -11,7 +11,7 @@ from torch import Tensor
 from sptune.baselines.method import Fit
 from sptune.baselines.own_backbone import OwnBackbone, own_base, seeded
 from sptune.baselines.peft_files import load_peft, make_peft, peft_package, save_peft
-from sptune.baselines.tuning import RateGroup, TunedMethod, TunedModel, Tuning, trainable
+from sptune.baselines.tuning import RateGroup, TunedMethod, Tuning, trainable
 from sptune.errors import ModelError, RecipeError
 from sptune.model.backbone import Backbone
 from sptune.model.load import LoadedBase
@@ -41,7 +41,7 @@ class PrefixTuning(TunedMethod):
         cache = sampled_cache(own.backbone, self.settings.length, seed=fit.recipe.seed)
         package.initialize_kv_prefix_from_past_key_values(peft, past_key_values=cache)
         prefixed = LoadedBase(PrefixedBackbone(own.backbone, peft), own.tokenizer)
-        model = TunedModel.of(self.build.make_bare_model(fit.recipe, base=prefixed))
+        model = self.build.make_bare_model(fit.recipe, base=prefixed)
         group = RateGroup(trainable(prefixed.backbone), fit.recipe.training.prompt_lr)
         return Tuning(model, (group,), lambda folder: save_peft(peft, folder / FOLDER))
 

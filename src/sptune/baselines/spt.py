@@ -18,8 +18,9 @@ class Spt(FittedMethod):
         model = self.build.make_model(fit.recipe, base=self.base)
         keep_front(self.settings, model, fit)
         read_front(self.settings, model, fit.folder, base=self.base, recipe=fit.recipe)
+        trained = model.trainable_parameters
         train_spt(self.build, model, fit)
-        return model.trainable_parameters
+        return trained
 
     def _load(self, folder: Path) -> SPTModel:
         model = SPTModel.from_pretrained(folder / FOLDER, base=self.base)

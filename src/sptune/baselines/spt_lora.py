@@ -13,7 +13,7 @@ from sptune.baselines.own_backbone import own_base
 from sptune.baselines.peft_files import save_peft
 from sptune.baselines.spt import FOLDER as ADAPTER
 from sptune.baselines.spt import train_spt
-from sptune.baselines.tuning import RateGroup, TunedMethod, TunedModel, Tuning, trainable
+from sptune.baselines.tuning import RateGroup, TunedMethod, Tuning, trainable
 from sptune.model.spt import SPTModel
 
 if TYPE_CHECKING:
@@ -38,8 +38,9 @@ class SptOnLora(FittedMethod):
         )
         recipe = with_share(fit.recipe, 1 - share)
         model = self.build.make_model(recipe, base=merged_lora(self.base, fit.folder / FIRST / LORA))
+        trained = first.trainable_parameters + model.trainable_parameters
         train_spt(self.build, model, replace(fit, recipe=recipe))
-        return first.trainable_parameters + model.trainable_parameters
+        return trained
 
     def _load(self, folder: Path) -> SPTModel:
         return SPTModel.from_pretrained(folder / ADAPTER, base=merged_lora(self.base, folder / FIRST / LORA))
@@ -51,7 +52,7 @@ class SptWithLora(TunedMethod):
     def _tuning(self, fit: Fit) -> Tuning:
         recipe, training = fit.recipe, fit.recipe.training
         own = own_base(self.base, LORA)
-        model = TunedModel.of(self.build.make_model(recipe, base=own))
+        model = self.build.make_model(recipe, base=own)
         peft = add_lora(own, self.settings, seed=recipe.seed)
         groups = (
             RateGroup(trainable(model.prompts), training.prompt_lr),

@@ -10,66 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sptune.baselines.method import Fit, FittedMethod
 from sptune.baselines.own_backbone import seeded
 from sptune.config import LossesSection
-from sptune.errors import TrainingError
-from sptune.files import storage_errors
 from sptune.model.spt import SPTModel
 from sptune.training import checkpoint
 from sptune.training.trainer import SPTTrainer
-
-TUNED_NAME = "tuned.safetensors"
 
 # With one prompt, L_LLM alone is the mean negative log-likelihood of the response tokens, stop tokens included.
 MEAN_NLL = LossesSection.model_validate(
     {"selection": {"weight": 0}, "contrastive": {"weight": 0}, "fusion": {"weight": 0}}
 )
-
-
-class TunedModel(SPTModel):
-    """An `SPTModel` in which more is trained than the prompts and the retriever."""
-
-    @classmethod
-    def of(cls, model: SPTModel) -> TunedModel:
-        """`model`, with the same parts."""
-        return cls(model.backbone, model.prompts, model.retriever, model.encoder, stops=model.stops)
-
-    def tuned(self) -> dict[str, Tensor]:
-        """What is trained and no adapter holds, by name; the model's own storage."""
-        adapter = {"prompts.embeddings", *(f"retriever.{name}" for name, _ in self.retriever.named_parameters())}
-        named = self.named_parameters()
-        return {name: p.detach() for name, p in named if p.requires_grad and name not in adapter}
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the adapter folder, with `tuned.safetensors` in it.
-
-        Raises:
-            StorageError: the folder cannot be written.
-        """
-        super().save_pretrained(folder)
-        with storage_errors(Path(folder)):
-            save_file(self.tuned(), Path(folder) / TUNED_NAME)
-
-    def load_tuned(self, folder: Path) -> None:
-        """Take the numbers of a folder that `save_pretrained` wrote.
-
-        Raises:
-            TrainingError: they are missing, damaged, or of another method.
-        """
-        own = self.tuned()
-        try:
-            saved = load_file(folder / TUNED_NAME)
-            for name in own.keys() | saved.keys():
-                own[name].copy_(saved[name])
-        except (OSError, KeyError, RuntimeError, SafetensorError) as error:
-            raise TrainingError(
-                f"{folder / TUNED_NAME}: cannot be read ({error}); delete the run and train again"
-            ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +49,7 @@ class Tuning:
         selects: K prompts and a retriever are trained too, as the recipe says; else the mean negative log-likelihood is minimised.
     """
 
-    model: TunedModel
+    model: SPTModel
     groups: tuple[RateGroup, ...]
     keep: Callable[[Path], None]
     selects: bool = False
@@ -114,7 +67,6 @@ class TuningTrainer(SPTTrainer):
 
     def __init__(self, tuning: Tuning, fit: Fit) -> None:
         self.tuning = tuning
-        self.tuned = tuning.model
         recipe, selects = fit.recipe, tuning.selects
         super().__init__(
             tuning.model,
@@ -154,23 +106,6 @@ class TuningTrainer(SPTTrainer):
         self.spt.eval()
         return super().evaluate(*arguments, **named)
 
-    def _finished(self, newest: Path) -> Any:
-        result = super()._finished(newest)
-        best = self.state.best_global_step if self.args.load_best_model_at_end else None
-        self.tuned.load_tuned((self._checkpoint(best) if best else newest) / checkpoint.ADAPTER)
-        return result
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        self.tuned.load_tuned(Path(resume_from_checkpoint) / checkpoint.ADAPTER)
-
-    def _load_best_model(self) -> None:
-        super()._load_best_model()
-        self.tuned.load_tuned(self._checkpoint(self.state.best_global_step) / checkpoint.ADAPTER)
-
-    def _checkpoint(self, step: int) -> Path:
-        return self.checkpoints / f"{checkpoint.PREFIX}{step}"
-
 
 class TunedMethod(FittedMethod):
     """A method that trains weights of its own."""
@@ -181,11 +116,12 @@ class TunedMethod(FittedMethod):
 
     def _fit(self, fit: Fit) -> int:
         tuning = self._tuning(fit)
+        trained = tuning.model.trainable_parameters
         TuningTrainer(tuning, fit).train(resume=fit.resume)
-        # the trainer leaves it in the checkpoints' form; `keep` writes what is of use to others
+        # what the trainer leaves is the adapter alone; `keep` writes what is of use to others
         shutil.rmtree(fit.folder / checkpoint.ADAPTER)
         tuning.keep(fit.folder)
-        return tuning.model.trainable_parameters
+        return trained
 
 
 def trainable(module: nn.Module) -> tuple[nn.Parameter, ...]:

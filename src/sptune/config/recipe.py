@@ -108,10 +108,7 @@ def _impossible(recipe: Recipe) -> Iterator[str]:
         )
     if recipe.template.kind == "jinja" and not recipe.template.file:
         yield "template.file: missing; template.kind=jinja needs the path of a Jinja file"
-    if recipe.prompts.init == "text" and not (recipe.prompts.text or "").strip():
-        yield "prompts.text: missing; prompts.init=text needs a text"
-    if recipe.prompts.init == "file" and not recipe.prompts.file:
-        yield "prompts.file: missing; prompts.init=file needs an adapter folder"
+    yield from _impossible_prompts(recipe)
     yield from _impossible_retriever(recipe.retriever)
     yield from _impossible_losses(recipe.losses)
     trained_apart = recipe.retriever.keys != "prompts" and recipe.losses.objective != "mean"
@@ -132,6 +129,22 @@ def _impossible(recipe: Recipe) -> Iterator[str]:
         yield "evaluation.rerank.prior_weight: belongs to a prior; set it to 0, or evaluation.rerank.prior to prompt or bare"
     if recipe.training.early_stopping and not recipe.validates:
         yield "training.early_stopping: needs validation dialogues; set data.validation or data.validation_path"
+
+
+def _impossible_prompts(recipe: Recipe) -> Iterator[str]:
+    p = recipe.prompts
+    if p.init == "text" and not (p.text or "").strip():
+        yield "prompts.text: missing; prompts.init=text needs a text"
+    if p.init == "file" and not p.file:
+        yield "prompts.file: missing; prompts.init=file needs an adapter folder"
+    if p.encoder == "none":
+        if p.encoder_hidden:
+            yield "prompts.encoder_hidden: belongs to an encoder; set prompts.encoder to separate or shared"
+        return
+    if p.init != "vocabulary":
+        yield f"prompts.init: {p.init} is lost with prompts.encoder={p.encoder}, which makes the prompts; leave one of them out"
+    if recipe.training.shared:
+        yield f"training.shared: belongs to prompts that are trained themselves, not by prompts.encoder={p.encoder}; leave one of them out"
 
 
 def _impossible_retriever(retriever: RetrieverSection) -> Iterator[str]:

@@ -104,6 +104,13 @@ class PromptsSection(Section):
     )
     text: str | None = Field(None, description="the text of init=text")
     file: str | None = Field(None, description="an adapter folder whose prompts init=file takes")
+    encoder: Literal["none", "separate", "shared"] = Field(
+        "none",
+        description="a small network that makes the prompts while they are trained: none, one for each prompt (P-tuning where K = 1), or one for all",
+    )
+    encoder_hidden: int | None = Field(
+        None, ge=1, le=65_536, description="width of its two hidden layers; null is that of the embeddings"
+    )
 
 
 class RetrieverSection(Section):

@@ -33,6 +33,10 @@ class SoftPrompts(nn.Module):
         """L, virtual tokens of each prompt."""
         return self.embeddings.shape[1]
 
+    def plain(self) -> SoftPrompts:
+        """The prompts as an adapter holds them: numbers, and nothing that makes them."""
+        return self
+
     def means(self) -> Tensor:
         """(K, D) the mean of each prompt's rows; zeros where L = 0."""
         return self.embeddings.sum(1) / max(1, self.length)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 PREFIX = "checkpoint-"
 ADAPTER = "adapter"
+WEIGHTS = "weights.safetensors"
 TENSORS = "optimizer.safetensors"
 STATE = "optimizer.json"
 TRAINER_STATE = "trainer_state.json"
@@ -47,6 +48,8 @@ def write_checkpoint(folder: Path, *, model: SPTModel, optimizer: Any, scheduler
     """
     folder.mkdir()
     model.save_pretrained(folder / ADAPTER)
+    if weights := further_weights(model):
+        (folder / WEIGHTS).write_bytes(save({name: weight.contiguous() for name, weight in weights.items()}))
     tensors, state = split_state(optimizer.state_dict())
     (folder / TENSORS).write_bytes(save(tensors))
     text = json.dumps({"optimizer": state, "scheduler": scheduler.state_dict()}, allow_nan=False)
@@ -87,12 +90,26 @@ def join_state(tensors: dict[str, torch.Tensor], plain: dict[str, Any]) -> dict[
 
 
 def load_weights(folder: Path, model: SPTModel) -> None:
-    """Put a checkpoint's prompts and retriever into `model`.
+    """Put a checkpoint's weights into `model`.
 
     Raises:
         AdapterError: the checkpoint's adapter is damaged or of another shape.
+        TrainingError: further weights are missing, damaged, or of another method.
     """
     model.load_tensors(load_adapter(folder / ADAPTER))
+    own = further_weights(model)
+    try:
+        saved = load_file(folder / WEIGHTS) if own or (folder / WEIGHTS).exists() else {}
+        for name in own.keys() | saved.keys():
+            own[name].copy_(saved[name])
+    except (OSError, KeyError, RuntimeError, SafetensorError) as error:
+        raise TrainingError(f"{folder / WEIGHTS}: cannot be read ({error}); delete the run and train again") from error
+
+
+def further_weights(model: SPTModel) -> dict[str, torch.Tensor]:
+    """What is trained and no adapter holds, by name: a network that makes the prompts, parts of the base; the model's own storage."""
+    adapter = {"prompts.embeddings", *(f"retriever.{name}" for name, _ in model.retriever.named_parameters())}
+    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad and name not in adapter}
 
 
 def load_optimizer(folder: Path, *, optimizer: Any, scheduler: Any) -> None:

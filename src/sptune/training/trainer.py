@@ -172,6 +172,7 @@ class SPTTrainer(Trainer):
                 result = self._finished(newest)
             else:
                 result = super().train(resume_from_checkpoint=str(newest) if newest else None)
+            self.spt.prompts = self.spt.prompts.plain()
             self.spt.save_pretrained(self.folder / "adapter")
         if self._interrupt.requested:
             raise KeyboardInterrupt
@@ -193,7 +194,7 @@ class SPTTrainer(Trainer):
         if self.optimizer is None:
             kind, kwargs = self.get_optimizer_cls_and_kwargs(self.args, self.spt)
             groups = [
-                {"params": [self.spt.prompts.embeddings], "lr": self.settings.prompt_lr},
+                {"params": list(self.spt.prompts.parameters()), "lr": self.settings.prompt_lr},
                 {"params": list(self.spt.retriever.parameters()), "lr": self.settings.retriever_lr},
             ]
             groups = [{**group, "weight_decay": self.settings.weight_decay} for group in groups if group["params"]]
