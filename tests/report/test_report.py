@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from invented_run import (
@@ -388,10 +389,28 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
 def test_evaluations_of_other_data_are_not_comparable(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
     write_evaluation(folder, "base", prompts=1, sha256="c" * 64)
-    assert "bare model cannot be compared with SPT, for the dialogues differ." in markdown_of(folder)
+    assert "bare model cannot be compared with SPT: they do not share the dialogues." in markdown_of(folder)
     run = read_run(folder)
     assert run.main is not None
     assert comparable(run.main, run.main) == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "told"),
+    [
+        ({"kind": "top1", "gate_temperature": 0.1}, {"kind": "top1", "gate_temperature": 0.05}, False),
+        ({"kind": "gated", "gate_temperature": 0.1}, {"kind": "gated", "gate_temperature": 0.05}, True),
+        ({"kind": "top1", "num_beams": 1}, {"kind": "top1", "num_beams": 10}, True),
+    ],
+)
+def test_only_a_gate_that_speaks_is_part_of_decoding(run: Path, one: Any, other: Any, told: bool) -> None:
+    main = read_run(run).main
+    assert main is not None
+    first, second = (
+        replace(main, result=replace(main.result, settings=main.result.settings | {"decoding": decoding}))
+        for decoding in (one, other)
+    )
+    assert comparable(first, second) == (["the decoding"] if told else [])
 
 
 def test_differences_need_the_same_turns(run: Path) -> None:

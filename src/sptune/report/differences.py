@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,12 +42,22 @@ def comparable(a: Evaluated, b: Evaluated) -> list[str]:
     found = []
     if a.result.data and b.result.data and a.result.data.sha256 != b.result.data.sha256:
         found.append("the dialogues")
-    names = {"profile": "the rules of the metrics", "decoding": "the decoding"}
-    pairs = ((text, a.result.settings.get(key), b.result.settings.get(key)) for key, text in names.items())
+    pairs = (
+        ("the rules of the metrics", a.result.settings.get("profile"), b.result.settings.get("profile")),
+        ("the decoding", _decoding(a), _decoding(b)),
+    )
     found += [text for text, left, right in pairs if left is not None and right is not None and left != right]
     if a.result.model and b.result.model and a.result.model.template != b.result.model.template:
         found.append("the template")
     return found
+
+
+def _decoding(one: Evaluated) -> dict[str, Any] | None:
+    """How replies were generated, without what an adapter's own gate needs where it does not speak."""
+    decoding = one.result.settings.get("decoding")
+    if decoding is None or decoding.get("kind") == "gated":
+        return decoding
+    return {key: value for key, value in decoding.items() if key != "gate_temperature"}
 
 
 def _of_likelihood(a: tuple[TurnRecord, ...], b: tuple[TurnRecord, ...]) -> Differences:

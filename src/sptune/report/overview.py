@@ -65,7 +65,7 @@ def find_warnings(run: RunFolder) -> Iterator[str]:
         for name, one in run.evaluations.items():
             differ = comparable(run.main, one) if name != MAIN else []
             if differ:
-                yield f"{label_of(name)} cannot be compared with SPT, for {' and '.join(differ)} differ."
+                yield f"{label_of(name)} cannot be compared with SPT: they do not share {' and '.join(differ)}."
 
 
 def _selection_warnings(run: RunFolder) -> Iterator[str]:

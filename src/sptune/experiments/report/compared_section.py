@@ -101,7 +101,7 @@ def _system_warnings(comparison: Comparison) -> Iterator[str]:
     for system in comparison.under_top1:
         differ = {what for cell in system.cells if cell.main for what in comparable(base, cell.main)}
         if differ:
-            yield f"{system.name} cannot be compared with {reference.name}, for {listed(sorted(differ))} differ."
+            yield f"{system.name} cannot be compared with {reference.name}: they do not share {listed(sorted(differ))}."
     data = base.result.data
     if data and data.dialogues < 20:
         yield f"The test data has {data.dialogues} dialogues: with fewer than 20 all intervals are rough."
