@@ -11,7 +11,7 @@ from architectures import make_architecture
 
 from sptune.model import prefix as subject
 from sptune.model.backbone import Backbone
-from sptune.model.prefix import Way, find_way, mean_logprobs, run_prefix
+from sptune.model.prefix import Prefix, Way, find_way, run_prefix, token_logprobs
 
 VOCABULARY, STOP = 97, 5
 CONTEXT = [11, 3, 58, 7, 90, 41, 2, 66, 31, 12, 74, 29, 8, 55, 20, 33, 47, 61, 19, 88, 4, 71]
@@ -61,6 +61,22 @@ def virtual(backbone: Backbone) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     prompt = 0.3 * torch.randn(2, backbone.embedding_dim, generator=generator)
     return torch.cat([prompt, backbone.embed(torch.tensor(CONTEXT))])
+
+
+def mean_logprobs(
+    backbone: Backbone,
+    prefix: Prefix,
+    candidates: Sequence[Sequence[int]],
+    *,
+    context: int,
+    stop_id: int | None,
+    way: Way,
+) -> list[float]:
+    """Mean log-probability per token of each candidate; -inf for one without any token."""
+    found = token_logprobs(
+        backbone, prefix, [tuple(ids) for ids in candidates], context=context, stop_id=stop_id, way=way
+    )
+    return [float(values.mean()) if len(values) else -math.inf for values in found]
 
 
 def scores(

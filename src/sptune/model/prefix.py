@@ -13,7 +13,6 @@ come the candidates:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -176,20 +175,6 @@ def token_logprobs(
         logprobs = backbone.target_logprobs(torch.cat(states), flat).double().cpu()
         found += torch.split(logprobs, [len(ids) for ids in targets])
     return found
-
-
-def mean_logprobs(
-    backbone: Backbone,
-    prefix: Prefix,
-    candidates: Sequence[Tokens],
-    *,
-    context: int,
-    stop_id: int | None,
-    way: Way,
-) -> list[float]:
-    """Mean log-probability per token of each candidate, nats; -inf for one without any token. See `token_logprobs`."""
-    found = token_logprobs(backbone, prefix, candidates, context=context, stop_id=stop_id, way=way)
-    return [float(values.mean()) if len(values) else -math.inf for values in found]
 
 
 def _packed(backbone: Backbone, prefix: Prefix, context: int, candidates: Sequence[Tokens]) -> list[Tensor]:
