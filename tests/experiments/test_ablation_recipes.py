@@ -130,3 +130,14 @@ def test_the_documentation_lists_every_ablation_with_its_number_of_trainings() -
     text = (ROOT / "docs" / "ablations.md").read_text(encoding="utf-8")
     listed = {row[1]: int(row[2]) for row in re.finditer(r"^\| `([\w-]+)` \| (\d+) \|", text, re.MULTILINE)}
     assert listed == {name.removeprefix("ablations/"): len(cells(name)) for name in NAMES}
+
+
+def test_a_network_makes_prompts_that_speak_together_and_specialists() -> None:
+    found = varied("encoder", "prompts.encoder", "losses.objective")
+    assert found == {
+        ("none", "mean"),
+        ("separate", "mean"),
+        ("shared", "mean"),
+        ("none", "expected"),
+        ("shared", "expected"),
+    }
