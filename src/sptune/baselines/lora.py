@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sptune.baselines.method import Fit
-from sptune.baselines.own_backbone import own_base, seeded
+from sptune.baselines.own_backbone import own_base
 from sptune.baselines.peft_files import load_peft, make_peft, peft_package, save_peft
 from sptune.baselines.tuning import RateGroup, TunedMethod, Tuning, trainable
 from sptune.errors import RecipeError
 from sptune.model.backbone import Backbone
 from sptune.model.load import LoadedBase
+from sptune.model.seeding import seeded
 
 if TYPE_CHECKING:
     from sptune.config.compare import MethodSettings

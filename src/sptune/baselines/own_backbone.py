@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-import torch
 from torch import nn
 
 from sptune.model.backbone import Backbone
@@ -38,12 +35,3 @@ def own_base(base: LoadedBase, change: str, *, recompute: bool = False) -> Loade
     if recompute:
         own.checkpoint_activations()
     return LoadedBase(own, base.tokenizer)
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Draw from `seed`, and leave torch's own random state as it was."""
-    cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    with torch.random.fork_rng(cuda):
-        torch.manual_seed(seed)
-        yield

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from sptune.baselines.method import Fit
-from sptune.baselines.own_backbone import seeded
 from sptune.baselines.peft_files import peft_package
 from sptune.baselines.tuning import RateGroup, TunedMethod, Tuning, trainable
 from sptune.model.prompts import SoftPrompts
+from sptune.model.seeding import seeded
 from sptune.model.spt import SPTModel
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class PTuning(TunedMethod):
         bare.encoder.prompt_length = prompts.length
         model = SPTModel(bare.backbone, prompts, bare.retriever, bare.encoder, stops=bare.stops)
         group = RateGroup(trainable(prompts), recipe.training.prompt_lr)
-        return Tuning(model, (group,), lambda folder: SPTModel.save_pretrained(model, folder / FOLDER))
+        return Tuning(model, (group,), lambda folder: model.save_pretrained(folder / FOLDER))
 
     def _load(self, folder: Path) -> SPTModel:
         return SPTModel.from_pretrained(folder / FOLDER, base=self.base)

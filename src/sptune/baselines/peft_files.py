@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from sptune.baselines.own_backbone import seeded
 from sptune.errors import AdapterError, UsageError
 from sptune.files import write_atomically
 from sptune.model.load import HUB_IDS
+from sptune.model.seeding import seeded
 
 if TYPE_CHECKING:
     from sptune.model.backbone import Backbone

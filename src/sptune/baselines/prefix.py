@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from sptune.baselines.method import Fit
-from sptune.baselines.own_backbone import OwnBackbone, own_base, seeded
+from sptune.baselines.own_backbone import OwnBackbone, own_base
 from sptune.baselines.peft_files import load_peft, make_peft, peft_package, save_peft
 from sptune.baselines.tuning import RateGroup, TunedMethod, Tuning, trainable
 from sptune.errors import ModelError, RecipeError
 from sptune.model.backbone import Backbone
 from sptune.model.load import LoadedBase
+from sptune.model.seeding import seeded
 
 if TYPE_CHECKING:
     from sptune.model.spt import SPTModel

@@ -18,9 +18,7 @@ class Spt(FittedMethod):
         model = self.build.make_model(fit.recipe, base=self.base)
         keep_front(self.settings, model, fit)
         read_front(self.settings, model, fit.folder, base=self.base, recipe=fit.recipe)
-        trained = model.trainable_parameters
-        train_spt(self.build, model, fit)
-        return trained
+        return train_spt(self.build, model, fit)
 
     def _load(self, folder: Path) -> SPTModel:
         model = SPTModel.from_pretrained(folder / FOLDER, base=self.base)
@@ -28,10 +26,12 @@ class Spt(FittedMethod):
         return model
 
 
-def train_spt(build: Build, model: SPTModel, fit: Fit) -> None:
-    """Train `model` as `sptune train` does, with the recipe of `fit`."""
+def train_spt(build: Build, model: SPTModel, fit: Fit) -> int:
+    """Train `model` as `sptune train` does, with the recipe of `fit`: how many numbers were trained."""
+    trained = model.trainable_parameters  # training drops a network that makes the prompts
     callbacks = [fit.progress] if fit.progress else []
     trainer = build.make_trainer(fit.recipe, model, fit.data, callbacks=callbacks)
     if fit.progress:
         fit.progress.trainer = trainer
     trainer.train(resume=fit.resume)
+    return trained

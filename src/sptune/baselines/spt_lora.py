@@ -38,9 +38,7 @@ class SptOnLora(FittedMethod):
         )
         recipe = with_share(fit.recipe, 1 - share)
         model = self.build.make_model(recipe, base=merged_lora(self.base, fit.folder / FIRST / LORA))
-        trained = first.trainable_parameters + model.trainable_parameters
-        train_spt(self.build, model, replace(fit, recipe=recipe))
-        return trained
+        return first.trainable_parameters + train_spt(self.build, model, replace(fit, recipe=recipe))
 
     def _load(self, folder: Path) -> SPTModel:
         return SPTModel.from_pretrained(folder / ADAPTER, base=merged_lora(self.base, folder / FIRST / LORA))
@@ -62,7 +60,7 @@ class SptWithLora(TunedMethod):
 
         def keep(folder: Path) -> None:
             save_peft(peft, folder / LORA)
-            SPTModel.save_pretrained(model, folder / ADAPTER)
+            model.save_pretrained(folder / ADAPTER)
 
         trained = tuple(group for group in groups if group.parameters)
         return Tuning(model, trained, keep, selects=True)

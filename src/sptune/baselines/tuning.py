@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from sptune.baselines.method import Fit, FittedMethod
-from sptune.baselines.own_backbone import seeded
 from sptune.config import LossesSection
+from sptune.model.seeding import seeded
 from sptune.model.spt import SPTModel
 from sptune.training import checkpoint
 from sptune.training.trainer import SPTTrainer
@@ -83,15 +82,9 @@ class TuningTrainer(SPTTrainer):
         if fit.progress:
             fit.progress.trainer = self
 
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """One parameter group for each group of the method."""
-        if self.optimizer is None:
-            kind, kwargs = self.get_optimizer_cls_and_kwargs(self.args, self.spt)
-            decay = self.settings.weight_decay
-            groups = [{"params": [*g.parameters], "lr": g.rate, "weight_decay": decay} for g in self.tuning.groups]
-            self.optimizer = kind(groups, **kwargs)
-        optimizer: torch.optim.Optimizer = self.optimizer
-        return optimizer
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """One for each group of the method."""
+        return [{"params": [*group.parameters], "lr": group.rate} for group in self.tuning.groups]
 
     def training_step(self, *arguments: Any, **named: Any) -> Tensor:
         """A step forward and backward, with its own draw of dropout."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sptune.model.prompts import SoftPrompts
+from sptune.model.seeding import seeded
 
 PromptEncoder = Literal["separate", "shared"]
 """One network for each prompt, or one for all of them."""
@@ -39,8 +40,7 @@ class EncodedPrompts(SoftPrompts):
     ) -> None:
         nn.Module.__init__(self)
         width, networks = hidden or dim, 1 if encoder == "shared" else count
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.tokens = nn.Parameter(torch.randn(networks, count // networks * length, dim))
             self.networks = nn.ModuleList(_network(dim, width) for _ in range(networks))
         self._shape = (count, length, dim)
@@ -60,10 +60,6 @@ class EncodedPrompts(SoftPrompts):
     def length(self) -> int:
         """L, virtual tokens of each prompt."""
         return self._shape[1]
-
-    def plain(self) -> SoftPrompts:
-        """The prompts that the networks make now, without them."""
-        return SoftPrompts(self.embeddings)
 
 
 def _network(dim: int, hidden: int) -> nn.Sequential:

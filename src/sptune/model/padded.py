@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sptune.model.ngrams import completions
+from sptune.model.seeding import seeded
 from sptune.model.streams import Speech, Tokens, end_tokens
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def beam_search(
     """New tokens of each row by beam search, without the token that ended it."""
     sampling = decoding.temperature > 0
     forbidding = _Forbidding(said, n=decoding.no_repeat_history_ngram, beams=decoding.num_beams)
-    with warnings.catch_warnings(), _seeded(decoding.seed, model.backbone.device):
+    with warnings.catch_warnings(), seeded(decoding.seed):
         # n-grams of the reply alone are what `no_repeat_ngram_size` means here
         warnings.filterwarnings("ignore", message="Passing `no_repeat_ngram_size`")
         return _generate(
@@ -198,12 +198,3 @@ class _FirstRow:
     def end(self) -> None:
         """The last token was put."""
         self._streamer.end()
-
-
-@contextmanager
-def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
-    """Draw from `seed`, and leave torch's own random state as it was."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
-        yield

@@ -34,8 +34,8 @@ class SoftPrompts(nn.Module):
         return self.embeddings.shape[1]
 
     def plain(self) -> SoftPrompts:
-        """The prompts as an adapter holds them: numbers, and nothing that makes them."""
-        return self
+        """The prompts as an adapter holds them: numbers that are trained themselves, and nothing that makes them."""
+        return self if isinstance(self.embeddings, nn.Parameter) else SoftPrompts(self.embeddings)
 
     def means(self) -> Tensor:
         """(K, D) the mean of each prompt's rows; zeros where L = 0."""

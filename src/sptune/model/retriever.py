@@ -12,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812 - the field's usual name
 from torch import Tensor, nn
 
 from sptune.errors import RecipeError
+from sptune.model.seeding import seeded
 
 RetrieverKind = Literal["linear", "transformer", "mlp", "identity"]
 RetrieverInput = Literal["mean", "recent", "hidden"]
@@ -218,8 +219,7 @@ class Retriever(nn.Module):
 
 def seeded_retriever(make: Callable[[], Retriever], *, seed: int) -> Retriever:
     """A new `Retriever` whose initial numbers depend on `seed` alone; torch's global random state stays as it is."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return make()
 
 

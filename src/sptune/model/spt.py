@@ -245,10 +245,9 @@ class SPTModel(nn.Module):
             Log-probabilities and scores. No (K, B, T, V) tensor exists at any time.
         """
         embeddings = self.backbone.embed(batch.input_ids)  # (B, T, D)
-        scores = self.retriever(
-            self.contexts(embeddings, batch.example_row, batch.context_length), self.prompts.embeddings
-        )
-        prompts = self.prompts.embeddings[:first]
+        prompts: Tensor = self.prompts.embeddings  # made once, where a network makes them
+        scores = self.retriever(self.contexts(embeddings, batch.example_row, batch.context_length), prompts)
+        prompts = prompts[:first]
         hidden = self._run(prompts, embeddings)  # (K, B, L+T, H)
         chosen = hidden[:, batch.target_row, self.prompts.length + batch.target_position]  # (K, N, H)
         targets = batch.target_ids.expand(len(prompts), -1)  # (K, N)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save, save_file
 from transformers.trainer_callback import ExportableState
 
 from sptune.adapter import load_adapter
@@ -49,7 +49,9 @@ def write_checkpoint(folder: Path, *, model: SPTModel, optimizer: Any, scheduler
     folder.mkdir()
     model.save_pretrained(folder / ADAPTER)
     if weights := further_weights(model):
-        (folder / WEIGHTS).write_bytes(save({name: weight.contiguous() for name, weight in weights.items()}))
+        save_file(
+            weights, folder / WEIGHTS
+        )  # of a whole model, where all of it is trained: not by way of bytes in memory
     tensors, state = split_state(optimizer.state_dict())
     (folder / TENSORS).write_bytes(save(tensors))
     text = json.dumps({"optimizer": state, "scheduler": scheduler.state_dict()}, allow_nan=False)

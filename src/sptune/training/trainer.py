@@ -190,17 +190,21 @@ class SPTTrainer(Trainer):
         return PackedLoader(self.sequences, model=self.spt, budget=self.settings.batch_tokens, seed=self.args.seed)
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-        """One parameter group for the prompts and one for the retriever, each with its learning rate."""
+        """The optimizer of `parameter_groups`."""
         if self.optimizer is None:
             kind, kwargs = self.get_optimizer_cls_and_kwargs(self.args, self.spt)
-            groups = [
-                {"params": list(self.spt.prompts.parameters()), "lr": self.settings.prompt_lr},
-                {"params": list(self.spt.retriever.parameters()), "lr": self.settings.retriever_lr},
-            ]
-            groups = [{**group, "weight_decay": self.settings.weight_decay} for group in groups if group["params"]]
+            decay = self.settings.weight_decay
+            groups = [{**group, "weight_decay": decay} for group in self.parameter_groups() if group["params"]]
             self.optimizer = kind(groups, **kwargs)
         optimizer: torch.optim.Optimizer = self.optimizer
         return optimizer
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """One for the prompts and one for the retriever, each with its learning rate."""
+        return [
+            {"params": list(self.spt.prompts.parameters()), "lr": self.settings.prompt_lr},
+            {"params": list(self.spt.retriever.parameters()), "lr": self.settings.retriever_lr},
+        ]
 
     def compute_loss(self, model: torch.nn.Module, inputs: dict[str, TokenBatch], *_: Any, **__: Any) -> Tensor:
         """The total loss of one packed batch; its parts go to the log and the monitor."""
