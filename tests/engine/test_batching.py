@@ -98,7 +98,7 @@ def test_the_batching_engine_is_a_serving_engine(tiny_base: LoadedBase) -> None:
 def test_a_mixed_batch_says_what_each_would_be_told_alone(
     tiny_base: LoadedBase, models: dict[str, SPTModel], folders: dict[str, Path], contexts: list[Dialogue]
 ) -> None:
-    """Greedy and sampled, any adapter and prompt, long and short, more requests than slots."""
+    """Greedy and sampled, any adapter, prompt and mixture of prompts, long and short, more requests than slots."""
     decodings = (
         GREEDY,
         Decoding(max_new_tokens=40),
@@ -106,6 +106,8 @@ def test_a_mixed_batch_says_what_each_would_be_told_alone(
         Decoding(max_new_tokens=30, temperature=0.7, top_p=0.8, seed=6),
         Decoding(max_new_tokens=30, no_repeat_ngram_size=2, no_repeat_history_ngram=2),
         Decoding(max_new_tokens=1),
+        Decoding(max_new_tokens=25, kind="fused"),
+        Decoding(max_new_tokens=15, kind="gated", gate_temperature=0.5, temperature=1.0, seed=7),
     )
     requests = [
         ServingRequest(name, context, decodings[n % len(decodings)], prompt=(None, 1)[n % 5 == 0])
@@ -128,7 +130,8 @@ def test_every_architecture(name: str, tiny_base: LoadedBase, contexts: list[Dia
     tokenizer = tiny_base.tokenizer
     base = LoadedBase(Backbone(make_architecture(name, len(tokenizer)), base=name), tokenizer)
     model = varied(tiny_spt(base), seed=3)
-    requests = [ServingRequest("it", context, GREEDY) for context in contexts[:8:2]]
+    decodings = (GREEDY, replace(GREEDY, kind="fused"))
+    requests = [ServingRequest("it", context, decodings[n % 2]) for n, context in enumerate(contexts[:8:2])]
 
     async def visit(engine: BatchingEngine) -> list[Answer]:
         return await answers(engine, requests)
@@ -274,7 +277,12 @@ def test_selection_is_that_of_the_engine_for_one_user(
         ({"prompt": 3}, UsageError, "prompts 0 to 2"),
         ({"previous": -1}, UsageError, "prompts 0 to 2"),
         ({"decoding": Decoding(num_beams=2)}, UsageError, "num_beams"),
-        ({"decoding": Decoding(kind="fused")}, UsageError, "fused"),
+        ({"decoding": Decoding(max_new_tokens=150, kind="fused")}, UsageError, "holds 128 for a request for each of 3"),
+        (
+            {"adapter": "two", "decoding": Decoding(kind="gated")},
+            UsageError,
+            "5 prompts .* this server has 4; raise --slots",
+        ),
         ({"decoding": Decoding(max_new_tokens=2000)}, UsageError, "window is 1024"),
         ({"decoding": Decoding(max_new_tokens=600)}, UsageError, "holds 512 for a request"),
         ({"context": Dialogue("x", (), ())}, DataError, "no turns"),
@@ -301,7 +309,34 @@ def test_bad_requests_fail_alone(
         assert (await collect(other)).text
         assert engine.load().running + engine.load().waiting == 0
 
-    serve(tiny_base, visit, adapters=folders, places=512)
+    serve(tiny_base, visit, adapters=folders, places=512, slots=4)
+
+
+def test_prompts_that_speak_together_take_a_slot_each(
+    tiny_base: LoadedBase, models: dict[str, SPTModel], folders: dict[str, Path], contexts: list[Dialogue]
+) -> None:
+    """Two mixtures of three do not fit into five slots, so the second waits, and what came after it."""
+    mixture = ServingRequest("one", contexts[0], replace(LONG, kind="fused"))
+    single = ServingRequest("one", contexts[0], LONG)
+
+    async def visit(engine: BatchingEngine) -> None:
+        first = engine.submit(mixture)
+        await anext(first)
+        second = engine.submit(mixture)
+        await second.started()
+        beside = engine.submit(single)
+        await beside.started()
+        assert first.weights == (1 / 3,) * 3
+        assert beside.weights is None
+        await asyncio.sleep(0.05)
+        assert engine.load().running == 1, "first come, first served"
+        await first.aclose()
+        await anext(beside)
+        assert engine.load().running == 2
+        await second.aclose()
+        await beside.aclose()
+
+    serve(tiny_base, visit, adapters=folders, slots=5)
 
 
 def test_requests_without_meaning_are_refused(contexts: list[Dialogue]) -> None:
@@ -393,21 +428,28 @@ def test_a_conversation_runs_only_what_is_new(
     dialogues: tuple[Dialogue, ...],
     passes: Passes,
 ) -> None:
-    """Two conversations at once, turn by turn: the same answers, for less than half of the work."""
+    """Two conversations at once, turn by turn: the same answers, for less than half of the work. In one, all prompts speak together."""
     talks = [dialogues[0], dialogues[3]]
 
     async def visit(engine: BatchingEngine) -> list[tuple[ServingRequest, Answer]]:
         passes.tokens = 0
         given = []
         for turn in range(3):
-            requests = [ServingRequest("one", talk.context(turn), GREEDY, prompt=1) for talk in talks]
+            requests = [
+                ServingRequest("one", talks[0].context(turn), GREEDY, prompt=1),
+                ServingRequest("one", talks[1].context(turn), replace(GREEDY, kind="fused")),
+            ]
             given += zip(requests, await answers(engine, requests), strict=True)
         return given
 
     given = serve(tiny_base, visit, adapters=folders)
     encoder = models["one"].encoder
-    contexts = sum(len(encoder.encode_context(request.context).input_ids) for request, _ in given)
-    new = sum(answer.tokens for _, answer in given)
+    speakers = [1 if request.prompt is not None else models["one"].prompts.count for request, _ in given]
+    contexts = sum(
+        n * len(encoder.encode_context(request.context).input_ids)
+        for n, (request, _) in zip(speakers, given, strict=True)
+    )
+    new = sum(n * answer.tokens for n, (_, answer) in zip(speakers, given, strict=True))
     assert passes.tokens - new < 0.6 * contexts
     for request, answer in given:
         assert_equal(answer, alone(models["one"], request), GREEDY)

@@ -10,6 +10,7 @@ from serving_clients import GREEDY
 from sptune.engine.batch.kept_contexts import LEAST, KeptContexts
 from sptune.engine.batch.prefill import Prefill
 from sptune.engine.prepared import Prepared
+from sptune.model.mixture import one_hot
 from sptune.model.selection import Selection
 from sptune.model.spt import SPTModel
 
@@ -26,6 +27,7 @@ def asked(model: SPTModel, ids: tuple[int, ...], prompt: int = 0) -> Prepared:
         model=model,
         ids=ids,
         selection=Selection(prompt, (0.0, 0.0, 0.0), 0.0),
+        weights=one_hot(prompt, 3),
         selection_seconds=0.0,
         decoding=GREEDY,
         stops=(),
@@ -41,7 +43,7 @@ def run(kept: KeptContexts, prepared: Prepared) -> Prefill:
     prefill = Prefill(prepared.model.backbone, [prepared.embeddings()], beginning=kept.beginning(prepared))
     prefill.run(10_000)
     assert prefill.finished
-    kept.keep(prepared, prefill.cache, row=0)
+    kept.keep(prepared, prefill.cache, prompt=prepared.selection.prompt, row=0)
     return prefill
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import pytest
-from live_server import LiveServer, chat, events
+from live_server import LiveServer, chat, events, live_server
 
 from sptune.data.dialogue import Dialogue, Turn
 from sptune.engine.local import LocalEngine
 from sptune.model.generate import Decoding
 from sptune.model.load import LoadedBase
+from sptune.model.mixture import mixture_weights
 from sptune.model.spt import SPTModel
 
 PATH = "/v1/chat/completions"
@@ -131,6 +133,48 @@ def test_a_forced_prompt_speaks_whatever_the_scores(live: LiveServer, sailor: Lo
     talk = Dialogue("x", (), (Turn("do you sing ?"),))
     [reply] = sailor.generate([talk], decoding=Decoding(max_new_tokens=6), prompt=k)
     assert forced["choices"][0]["message"]["content"] == reply.text
+
+
+@pytest.mark.parametrize("kind", ["fused", "gated"])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_prompts_speak_together_where_a_request_asks_for_it(
+    live: LiveServer, sailor: LocalEngine, kind: Literal["fused", "gated"], streamed: bool
+):
+    talk = Dialogue("x", (), (Turn("do you sing ?"),))
+    [reply] = sailor.generate([talk], decoding=Decoding(max_new_tokens=6, kind=kind))
+    body = chat(decoding=kind)
+    if streamed:
+        chunks = stream(live, body)
+        text, spt = text_of(chunks), chunks[0]["spt"]
+    else:
+        answer = post(live, body)
+        text, spt = answer["choices"][0]["message"]["content"], answer["spt"]
+    assert text == reply.text
+    assert spt["weights"] == pytest.approx(mixture_weights(reply.selection, kind=kind, temperature=0.1), abs=1e-4)
+    assert spt["prompt"] == reply.selection.prompt
+    forced = post(live, body | {"prompt": 1, "stream": False})
+    assert forced["spt"]["weights"] is None
+    assert forced["choices"] == post(live, chat(prompt=1))["choices"], "a forced prompt speaks alone"
+
+
+def test_the_server_says_who_speaks_where_a_request_does_not(
+    make_engine: Callable, make_settings: Callable, sailor: LocalEngine
+):
+    with live_server(make_engine(), make_settings(decoding="gated", gate_temperature=0.5)) as server:
+        answer, alone = post(server, chat()), post(server, chat(decoding="top1"))
+    talk = Dialogue("x", (), (Turn("do you sing ?"),))
+    [reply] = sailor.generate([talk], decoding=Decoding(max_new_tokens=6, kind="gated", gate_temperature=0.5))
+    assert answer["choices"][0]["message"]["content"] == reply.text
+    assert answer["spt"]["weights"] == pytest.approx(
+        mixture_weights(reply.selection, kind="gated", temperature=0.5), abs=1e-4
+    )
+    assert alone["spt"]["weights"] is None
+
+
+def test_the_base_model_has_no_prompts_that_speak_together(live: LiveServer):
+    error = refused(live, chat(model="tiny", decoding="fused"))
+    assert error["param"] == "decoding"
+    assert post(live, chat(model="tiny", decoding="top1"))["spt"] is None
 
 
 def test_a_prompt_that_is_not_there(live: LiveServer):

@@ -45,7 +45,7 @@ def test_a_chat(sdk: openai.OpenAI):
     assert answer.choices[0].finish_reason in {"stop", "length"}
     assert answer.usage
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
-    assert set(answer.spt) == {"prompt", "scores", "margin"}  # type: ignore[attr-defined]
+    assert set(answer.spt) == {"prompt", "scores", "margin", "weights"}  # type: ignore[attr-defined]
     assert answer._request_id
 
 

@@ -27,6 +27,8 @@ sptune serve runs/quickstart/adapter
 
 sptune serve sailor=runs/sailor/adapter baker=runs/baker/adapter --personas personas.yaml --record chats.db
 
+sptune serve runs/ensemble/adapter --decoding fused
+
 sptune serve runs/quickstart/adapter --host 0.0.0.0 --api-key-file keys.txt
 
 sptune serve --config serve.yaml --port 9000
@@ -123,7 +125,7 @@ def _vllm_engine(settings: ServerSettings) -> ServingEngine:
     from sptune.engine.vllm.engine import VllmEngine
     from sptune.engine.vllm.in_process import InProcessSource
 
-    _refuse_set(settings, "device", "prefill")
+    _refuse_set(settings, "device", "prefill", "decoding", "gate_temperature")
     name, revision = base_of(settings)
     source = InProcessSource(
         name, revision=revision, dtype=settings.dtype, slots=settings.slots, places=settings.places
@@ -138,7 +140,7 @@ def _gateway(settings: ServerSettings, urls: str) -> ServingEngine:
     from sptune.engine.vllm.engine import VllmEngine
     from sptune.engine.vllm.replicas import Replicas, parse_urls
 
-    _refuse_set(settings, "device", "places", "prefill")
+    _refuse_set(settings, "device", "places", "prefill", "decoding", "gate_temperature")
     addresses, key = parse_urls(urls), _replica_key(settings)
     name, revision = base_of(settings)
     base = load_embeddings(name, revision=revision, dtype=settings.dtype)

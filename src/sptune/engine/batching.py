@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from sptune.engine.batch.slot_rows import BLOCK
 from sptune.engine.batch.worker import Job, News, Worker
 from sptune.engine.queued import QueuedEngine, check_least
+from sptune.errors import UsageError
 
 if TYPE_CHECKING:
     from sptune.engine.prepared import Prepared
@@ -27,7 +28,7 @@ class BatchingEngine(QueuedEngine):
 
     Args:
         base: the base model; nothing else may train or change it meanwhile.
-        slots: replies that are generated at a time.
+        slots: replies that are generated at a time; one that K prompts speak together takes K.
         queue_limit: requests that may wait; beyond it they are refused.
         places: of keys and values in memory, for all replies together; a request of more is refused. As many again are
             kept of contexts that were run lately, so that the next turn runs only what is new in it.
@@ -53,9 +54,13 @@ class BatchingEngine(QueuedEngine):
         self._places, self._prefill = places // BLOCK * BLOCK, prefill
         self._worker: Worker | None = None
 
-    @property
-    def _places_each(self) -> int:
-        return self._places
+    def _room(self, speakers: int) -> int:
+        if speakers > self._slots:
+            raise UsageError(
+                f"decoding: {speakers} prompts that speak together take {speakers} slots, this server has {self._slots}; raise --slots, or let one "
+                "speak (top1)"
+            )
+        return self._places // speakers // BLOCK * BLOCK
 
     @property
     def _running(self) -> int:

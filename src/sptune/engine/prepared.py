@@ -1,13 +1,15 @@
-"""A request made ready for a model: its tokens, the prompt that speaks, and what ends the reply."""
+"""A request made ready for a model: its tokens, the prompts that speak, and what ends the reply."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sptune.errors import DataError, UsageError
 from sptune.model.generate import check_window, said_in
+from sptune.model.mixture import mixture_weights, one_hot
 from sptune.model.prefix import prompted
 from sptune.model.selection import Selection, select, stay
 from sptune.model.streams import Tokens, end_tokens
@@ -28,7 +30,8 @@ class Prepared:
     Attributes:
         model: that answers; many share one base.
         ids: the context's tokens.
-        selection: the prompt that speaks, and all scores.
+        selection: the prompt that was chosen, and all scores.
+        weights: K weights of the prompts that speak, which sum to 1.
         selection_seconds: how long scoring took.
         decoding: how tokens are chosen.
         stops: texts that end the reply.
@@ -41,6 +44,7 @@ class Prepared:
     model: SPTModel
     ids: Tokens
     selection: Selection
+    weights: tuple[float, ...]
     selection_seconds: float
     decoding: Decoding
     stops: tuple[str, ...]
@@ -56,21 +60,29 @@ class Prepared:
 
     @property
     def places(self) -> int:
-        """The most tokens of prompt, context and reply together."""
+        """The most tokens of prompt, context and reply together, of each prompt that speaks."""
         return self.prompt_tokens + self.decoding.max_new_tokens
 
-    def embeddings(self) -> Tensor:
-        """(L + T, D) the prompt that speaks and the context, as the model reads them."""
-        return prompted(self.model, self.ids, prompt=self.selection.prompt)
+    @property
+    def speakers(self) -> tuple[int, ...]:
+        """The prompts that have a weight: one, or all of a mixture."""
+        return tuple(k for k, weight in enumerate(self.weights) if weight > 0)
+
+    def embeddings(self, prompt: int | None = None) -> Tensor:
+        """(L + T, D) a prompt, the chosen one where None, and the context, as the model reads them."""
+        return prompted(self.model, self.ids, prompt=self.selection.prompt if prompt is None else prompt)
 
 
-def prepare(request: ServingRequest, adapter: LoadedAdapter, *, places: int | None = None) -> Prepared:
+def prepare(
+    request: ServingRequest, adapter: LoadedAdapter, *, room: Callable[[int], int | None] = lambda speakers: None
+) -> Prepared:
     """Encode a request and choose its prompt.
 
     Args:
         request: what is asked for.
         adapter: the adapter it names, or the bare base model.
-        places: the most tokens of prompt, context and reply that the engine holds for one request; None where it sets no limit.
+        room: the most tokens of prompt, context and reply that the engine holds for each of so many prompts that speak together; None
+            where it sets no limit.
 
     Raises:
         UsageError: decoding that is not served, no such prompt, or a reply that does not fit the window.
@@ -85,6 +97,7 @@ def prepare(request: ServingRequest, adapter: LoadedAdapter, *, places: int | No
         model=model,
         ids=ids,
         selection=selection,
+        weights=_weights(request, selection),
         selection_seconds=time.perf_counter() - before,
         decoding=request.decoding,
         stops=(*(model.stops if request.context else ()), *request.stop),
@@ -93,12 +106,22 @@ def prepare(request: ServingRequest, adapter: LoadedAdapter, *, places: int | No
         raw=request.context is None,
         logprobs=request.logprobs,
     )
+    speakers = len(prepared.speakers)
+    places = room(speakers)
     if places is not None and prepared.places > places:
+        each = "" if speakers == 1 else f" for each of {speakers} prompts that speak together"
         raise UsageError(
             f"max_new_tokens: prompt, context and {request.decoding.max_new_tokens} new tokens need {prepared.places} places, this server "
-            f"holds {places} for a request; lower max_new_tokens or shorten the conversation"
+            f"holds {places} for a request{each}; lower max_new_tokens or shorten the conversation"
         )
     return prepared
+
+
+def _weights(request: ServingRequest, selection: Selection) -> tuple[float, ...]:
+    """Who speaks: as the decoding says, but a forced prompt speaks alone."""
+    if request.prompt is not None:
+        return one_hot(selection.prompt, len(selection.scores))
+    return mixture_weights(selection, kind=request.decoding.kind, temperature=request.decoding.gate_temperature)
 
 
 def selected(request: ServingRequest, adapter: LoadedAdapter) -> Selection:
@@ -135,8 +158,6 @@ def _refuse(decoding: Decoding) -> None:
     """Refuse decoding that cannot advance one token a step with others."""
     if decoding.num_beams > 1:
         raise UsageError(f"num_beams: {decoding.num_beams} beams are not served; use num_beams=1")
-    if decoding.kind != "top1":
-        raise UsageError(f"kind: {decoding.kind!r} is not served; one prompt speaks (top1)")
 
 
 def _text_ids(model: SPTModel, text: str) -> Tokens:

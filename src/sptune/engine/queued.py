@@ -58,7 +58,7 @@ class QueuedEngine(ABC):
     @property
     def window(self) -> int:
         """The most tokens of prompt, context and reply together."""
-        return min(self._backbone.window or _LONGEST_WINDOW, self._places_each or _LONGEST_WINDOW)
+        return min(self._backbone.window or _LONGEST_WINDOW, self._room(1) or _LONGEST_WINDOW)
 
     async def start(self) -> None:
         """See `ServingEngine.start`."""
@@ -114,10 +114,15 @@ class QueuedEngine(ABC):
         running = min(self._running, len(self._open))
         return Load(running, len(self._open) - running, self._slots, self._queue_limit)
 
-    @property
     @abstractmethod
-    def _places_each(self) -> int | None:
-        """The most tokens of prompt, context and reply that one request may have; None where the engine sets no limit."""
+    def _room(self, speakers: int) -> int | None:
+        """The most tokens of prompt, context and reply that one request may have for each of so many prompts that speak together.
+
+        None is no limit.
+
+        Raises:
+            UsageError: so many are never run side by side.
+        """
 
     @property
     @abstractmethod
@@ -160,7 +165,7 @@ class QueuedEngine(ABC):
             stream.receive(error)
 
     def _prepare(self, request: ServingRequest, adapter: LoadedAdapter) -> Prepared:
-        return prepare(request, adapter, places=self._places_each)
+        return prepare(request, adapter, room=self._room)
 
     def _left(self, stream: ReplyStream, begun: float) -> None:
         self._reply_seconds += 0.1 * (time.monotonic() - begun - self._reply_seconds)

@@ -45,6 +45,11 @@ class ReplyStream:
         return None if self._bare or self._prepared is None else self._prepared.selection
 
     @property
+    def weights(self) -> tuple[float, ...] | None:
+        """See `Stream.weights`."""
+        return None if self._prepared is None or len(self._prepared.speakers) == 1 else self._prepared.weights
+
+    @property
     def selection_seconds(self) -> float:
         """See `Stream.selection_seconds`."""
         return 0.0 if self._bare or self._prepared is None else self._prepared.selection_seconds

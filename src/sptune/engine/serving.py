@@ -43,7 +43,7 @@ class ServingRequest:
     Attributes:
         adapter: name of an adapter; None: the bare base model, without a prompt.
         context: persona and turns; the last turn waits for its response. Exactly one of `context` and `text` is given.
-        decoding: how tokens are chosen. Beams and mixtures of prompts are not served.
+        decoding: how tokens are chosen, and who speaks: the chosen prompt, or all together (not every engine serves that). Beams are not served.
         stop: texts that end the reply, beside the adapter's own.
         prompt: a forced prompt; None: the retriever chooses.
         previous: the prompt of the turn before, which is kept (sticky) unless another's score is higher by more than
@@ -113,7 +113,11 @@ class Stream(Protocol):
 
     @property
     def selection(self) -> Selection | None:
-        """The prompt that speaks and all scores, once `started` is done; None without an adapter."""
+        """The prompt that was chosen and all scores, once `started` is done; None without an adapter."""
+
+    @property
+    def weights(self) -> tuple[float, ...] | None:
+        """K weights of the prompts where several speak together, once `started` is done; None where one speaks alone."""
 
     @property
     def selection_seconds(self) -> float:

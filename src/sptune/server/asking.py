@@ -27,6 +27,8 @@ async def chat_requests(service: Service, body: ChatBody, *, name: str) -> list[
         SptError: what the engine says of the choice of prompts.
     """
     one = await conversation_request(service, body, model=body.model, name=name)
+    if one.adapter is None and body.decoding not in (None, "top1"):
+        raise _no_prompts("decoding")
     tokens = body.max_completion_tokens or body.max_tokens
     one = replace(one, stop=body.stops, logprobs=(body.top_logprobs or 0) if body.logprobs else None)
     decoding = make_decoding(service, body, max_tokens=tokens)
@@ -42,6 +44,8 @@ def completion_requests(service: Service, body: CompletionBody) -> list[ServingR
     adapter = service.adapter(body.model)
     if adapter is None and body.forced is not None:
         raise _no_prompts("spt_prompt")
+    if adapter is None and body.decoding not in (None, "top1"):
+        raise _no_prompts("decoding")
     decoding = make_decoding(service, body, max_tokens=body.max_tokens)
     return [
         request
@@ -79,7 +83,7 @@ async def conversation_request(
 
 
 def make_decoding(service: Service, body: GenerationBody, *, max_tokens: int | None) -> Decoding:
-    """How tokens are chosen; where a request does not say, the server's settings do."""
+    """How tokens are chosen, and who speaks; where a request does not say, the server's settings do."""
     from sptune.model.generate import Decoding
 
     settings = service.settings
@@ -88,6 +92,8 @@ def make_decoding(service: Service, body: GenerationBody, *, max_tokens: int | N
         temperature=settings.default_temperature if body.temperature is None else body.temperature,
         top_p=1.0 if body.top_p is None else body.top_p,
         seed=None if body.seed is None else body.seed % 2**63,
+        kind=body.decoding or settings.decoding,
+        gate_temperature=settings.gate_temperature,
     )
 
 

@@ -56,8 +56,13 @@ class Replies:
 
     @property
     def selections(self) -> list[Selection | None]:
-        """The prompt that speaks in each reply, and all scores; None for the base model."""
+        """The prompt that was chosen for each reply, and all scores; None for the base model."""
         return [stream.selection for stream in self._streams]
+
+    @property
+    def weights(self) -> list[tuple[float, ...] | None]:
+        """K weights of the prompts of each reply; None where one speaks alone."""
+        return [stream.weights for stream in self._streams]
 
     @property
     def prompt_tokens(self) -> list[int]:

@@ -94,7 +94,16 @@ class ServerSettings(Section):
         "info", description="of the log, which holds no text"
     )
 
-    slots: int = Field(16, ge=1, le=4096, description="replies that are generated at a time")
+    decoding: Literal["top1", "fused", "gated"] = Field(
+        "top1",
+        description="who speaks where the request does not say: the chosen prompt, the average of all prompts, or their gated average",
+    )
+    gate_temperature: float = Field(
+        0.1, gt=0, allow_inf_nan=False, description="of the gate softmax(scores / gate_temperature)"
+    )
+    slots: int = Field(
+        16, ge=1, le=4096, description="replies that are generated at a time; K prompts that speak together take K"
+    )
     queue: int = Field(64, ge=0, le=1_000_000, description="requests that may wait for a slot; beyond it they get 429")
     places: int = Field(
         16_384, ge=64, description="tokens of all replies together, contexts included, that are kept in memory"

@@ -41,6 +41,7 @@ class StandIn:
         models: what it has.
         replies: texts by prompt; the last is also what a model without prompts says.
         scores: of the prompts.
+        weights: of the prompts where all speak together, unless one is asked for; their reply is the last.
         pause: seconds between two words.
         delay: seconds before it tells which models it has.
         failures: (status, seconds of Retry-After or 0, message) of the next completions, first to last.
@@ -56,6 +57,7 @@ class StandIn:
     personas: dict[str, list[str]] = field(default_factory=lambda: dict(PERSONAS))
     replies: tuple[str, ...] = REPLIES
     scores: tuple[float, ...] = SCORES
+    weights: tuple[float, ...] | None = None
     pause: float = 0.0
     delay: float = 0.0
     failures: list[tuple[int, int, str]] = field(default_factory=list)
@@ -111,6 +113,7 @@ class StandIn:
             "prompt": chosen,
             "scores": list(self.scores[:prompts]),
             "margin": best[0] - best[1] if prompts > 1 else 0,
+            "weights": None if isinstance(forced, int) else self.weights,
         }
         name = f"chatcmpl-{len(self.asked)}"
         whole = False

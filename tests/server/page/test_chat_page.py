@@ -36,6 +36,34 @@ def test_a_reply_streams_and_shows_which_prompt_spoke_and_why(stand_in: StandIn,
     assert (asked["prompt"], asked["selection"], asked["stream"]) == ("auto", "per_turn", True)
 
 
+@pytest.mark.parametrize(
+    ("weights", "reason"),
+    [
+        ((0.25,) * 4, "All 4 prompts spoke together, each as much as the others."),
+        (
+            (0.2, 0.18, 0.12, 0.5),
+            "All 4 prompts spoke together, weighed by their scores: prompt 3 counts most, 50%.",
+        ),
+    ],
+)
+def test_prompts_that_spoke_together_can_each_be_read(
+    stand_in: StandIn, open_page: Opener, weights: tuple[float, ...], reason: str
+) -> None:
+    stand_in.weights = weights
+    with open_page() as page:
+        say(page)
+        replied(page)
+        expect(page.locator(".reply .speaker")).to_have_text("All prompts together")
+        expect(page.locator(".reason")).to_have_text(reason)
+        expect(page.locator(".bar[aria-current]")).to_have_count(0)
+        page.get_by_role("button", name="Prompt 3, score").click()
+        expect(page.locator(".other .speaker")).to_have_text("Prompt 3 would have said")
+        page.get_by_role("button", name="Use this reply").click()
+        expect(page.locator(".reply .speaker")).to_have_text("Prompt 3")
+        expect(page.locator(".reason")).to_contain_text("Prompt 3 speaks because you chose its reply.")
+    assert stand_in.asked[-1]["prompt"] == 3
+
+
 def test_model_output_is_never_markup(stand_in: StandIn, open_page: Opener) -> None:
     evil = "<img src=x onerror=document.title='owned'> <script>document.title='owned'</script>"
     stand_in.replies = (evil,) * 4

@@ -8,12 +8,31 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from sptune.model.mixture import mixed_logprobs
 from sptune.model.sampling import pick
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from sptune.engine.batch.reply import Reply
+
+
+def spoken_together(logits: Tensor, weights: Sequence[Sequence[float]]) -> Tensor:
+    """Logits (n, V) of n replies: those of a prompt that speaks alone, else the log-probabilities of the mixture `sum_k w_k p_k`.
+
+    Args:
+        logits: (R, V) of all prompts that speak, reply by reply.
+        weights: of the prompts of each reply; they sum to 1.
+    """
+    if len(weights) == len(logits):
+        return logits
+    parts = torch.split(logits.float(), [len(own) for own in weights])
+    return torch.stack(
+        [
+            part[0] if len(own) == 1 else mixed_logprobs(part.log_softmax(1), own)
+            for part, own in zip(parts, weights, strict=True)
+        ]
+    )
 
 
 def next_tokens(logits: Tensor, replies: Sequence[Reply]) -> list[int]:

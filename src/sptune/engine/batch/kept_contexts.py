@@ -7,6 +7,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import ref
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
@@ -18,7 +19,7 @@ LEAST = 32  # tokens that are worth taking up again; below, it is faster to run 
 
 
 Speaker: TypeAlias = "tuple[ref[SPTModel], int]"
-"""An adapter, which can leave memory all the same, and the prompt that speaks."""
+"""An adapter, which can leave memory all the same, and a prompt."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,16 +34,19 @@ class _Kept:
 
 @dataclass(frozen=True, slots=True)
 class Beginning:
-    """Where a context can be taken up: behind the first `places` of one that was kept."""
+    """Where a context can be taken up: behind the first `places` of one that was kept, for each prompt that speaks."""
 
-    kept: _Kept
+    kept: tuple[_Kept, ...]
     places: int
 
     def cache(self) -> Any:
-        """A cache of its own of those places."""
+        """A cache of its own of those places, a row for each prompt."""
         cache = DynamicCache()
-        for number, (keys, values) in enumerate(self.kept.layers):
-            cache.update(keys[:, :, : self.places], values[:, :, : self.places], number)
+        for number, layers in enumerate(zip(*(kept.layers for kept in self.kept), strict=True)):
+            keys, values = (
+                torch.cat([tensor[:, :, : self.places] for tensor in each]) for each in zip(*layers, strict=True)
+            )
+            cache.update(keys, values, number)
         return cache
 
 
@@ -63,23 +67,28 @@ class KeptContexts:
         return sum(kept.places for kept in self._kept)
 
     def beginning(self, prepared: Prepared) -> Beginning | None:
-        """The longest beginning of a request that was run before, short of its last token; None where it is not worth it."""
-        own = [kept for kept in self._kept if kept.speaker == _speaker(prepared)]
-        common = [_common(kept.ids, prepared.ids[:-1]) for kept in own]
-        tokens = max(common, default=0)
+        """The longest beginning of a request that was run before by all who speak, short of its last token; None where it is not worth it."""
+        found = [self._longest(_speaker(prepared, prompt), prepared.ids[:-1]) for prompt in prepared.speakers]
+        tokens = min(common for common, _ in found)
         if tokens < LEAST:
             return None
-        best = own[common.index(tokens)]
-        self._kept.remove(best)
-        self._kept.append(best)
-        return Beginning(best, prepared.model.prompts.length + tokens)
+        kept = tuple(one for _, one in found if one is not None)
+        for one in kept:
+            self._kept.remove(one)
+            self._kept.append(one)
+        return Beginning(kept, prepared.model.prompts.length + tokens)
 
-    def keep(self, prepared: Prepared, cache: Any, *, row: int) -> None:
-        """Keep a context that was run in that row of a cache, in place of those that it continues."""
+    def _longest(self, speaker: Speaker, ids: tuple[int, ...]) -> tuple[int, _Kept | None]:
+        """How many first tokens of `ids` a kept context of that speaker has, and which; the first of equals."""
+        own = [(_common(kept.ids, ids), kept) for kept in self._kept if kept.speaker == speaker]
+        return max(own, key=lambda one: one[0], default=(0, None))
+
+    def keep(self, prepared: Prepared, cache: Any, *, prompt: int, row: int) -> None:
+        """Keep a context that was run under `prompt` in that row of a cache, in place of those that it continues."""
         places = prepared.prompt_tokens
         if places > self._places or len(prepared.ids) <= LEAST:
             return
-        speaker, ids = _speaker(prepared), prepared.ids
+        speaker, ids = _speaker(prepared, prompt), prepared.ids
         self._kept = [kept for kept in self._kept if (kept.speaker, kept.ids) != (speaker, ids[: len(kept.ids)])]
         while self.taken + places > self._places:
             self._kept.pop(0)
@@ -90,8 +99,8 @@ class KeptContexts:
         self._kept.append(_Kept(speaker, ids, places, layers))
 
 
-def _speaker(prepared: Prepared) -> Speaker:
-    return ref(prepared.model), prepared.selection.prompt
+def _speaker(prepared: Prepared, prompt: int) -> Speaker:
+    return ref(prepared.model), prompt
 
 
 def _common(first: tuple[int, ...], second: tuple[int, ...]) -> int:

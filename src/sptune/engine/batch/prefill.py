@@ -20,7 +20,7 @@ class Prefill:
     Args:
         backbone: the frozen model.
         sequences: n embeddings (T, D), virtual tokens included. A model whose cache is more than keys and values takes one.
-        beginning: of the one sequence, a part that need not be run again.
+        beginning: of one context under each prompt that speaks, a part that need not be run again.
 
     Attributes:
         lengths: n lengths T.

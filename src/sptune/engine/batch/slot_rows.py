@@ -92,9 +92,11 @@ class SlotRows:
         return states
 
     def _wanted(self, needs: Sequence[int]) -> tuple[int, int]:
-        """Rows and width of the memory for the present rows and further ones: a power of two, and a multiple of `BLOCK`."""
+        """Rows and width of the memory for the present rows and further ones: a power of two where there is room, and a multiple of `BLOCK`."""
         rows, longest = len(self) + len(needs), max((*self._needs, *needs), default=0)
-        return min(self._slots, 1 << max(0, rows - 1).bit_length()), -(-longest // BLOCK) * BLOCK
+        width = -(-longest // BLOCK) * BLOCK
+        spare = min(self._slots, self._places // max(1, width), 1 << max(0, rows - 1).bit_length())
+        return max(rows, spare), width
 
     def _resize(self, size: tuple[int, int], like: Sequence[Any]) -> None:
         """Take more memory where `size` asks for it, or less where less than half the width is needed."""

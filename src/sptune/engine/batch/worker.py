@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
-from sptune.engine.batch.choice import next_tokens
+from sptune.engine.batch.choice import next_tokens, spoken_together
 from sptune.engine.batch.kept_contexts import Beginning, KeptContexts
 from sptune.engine.batch.prefill import Prefill
 from sptune.engine.batch.reply import Reply
@@ -51,20 +51,32 @@ class Job:
 
 
 @dataclass(slots=True, eq=False)
-class _Row:
+class _Speaking:
     """A reply under way.
 
     Attributes:
-        state: (H,) predicts its next token.
         token: that was said last.
         ended: whether it is to leave.
     """
 
     job: Job
     reply: Reply
-    state: Tensor
     token: int = 0
     ended: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Row:
+    """A reply under one of the prompts that speak it: a row of the cache.
+
+    Attributes:
+        state: (H,) predicts its next token.
+        weight: of the prompt.
+    """
+
+    speaking: _Speaking
+    state: Tensor
+    weight: float
 
 
 class Worker:
@@ -72,7 +84,7 @@ class Worker:
 
     Args:
         backbone: the frozen model that all jobs share.
-        slots: replies at a time.
+        slots: replies at a time, counted once for each prompt that speaks.
         places: of keys and values in memory, and as many again for contexts that were run lately.
         prefill: tokens of new contexts that are run between two tokens of the replies under way.
         post: hands news to the event loop; called in the worker's thread, must not block.
@@ -116,15 +128,15 @@ class Worker:
     @property
     def running(self) -> int:
         """Replies that have a slot."""
-        return len(self._rows) + len(self._coming)
+        return len({id(row.speaking) for row in list(self._rows)}) + len(self._coming)
 
     def _begin_anew(self) -> None:
         kind = SlotRows if find_way(self._backbone) == "packed" else SingleRows
         self._cache = kind(self._backbone, slots=self._slots, places=self._places)
         self._kept = KeptContexts(self._places if kind.together else 0)
         self._rows: list[_Row] = []  # as they stand in the cache
-        self._prefill: Prefill | None = None
-        self._coming: list[Job] = []  # those of the prefill
+        self._prefills: list[Prefill] = []
+        self._coming: list[Job] = []  # those of the prefills
 
     @torch.inference_mode()
     def _work(self) -> None:
@@ -145,7 +157,7 @@ class Worker:
             return not self._stopping
 
     def _fail(self, error: SptError, *, everyone: bool = False) -> None:
-        jobs = [row.job for row in self._rows] + self._coming
+        jobs = list(dict.fromkeys(row.speaking.job for row in self._rows)) + self._coming
         self._begin_anew()
         if everyone:
             jobs += self._waiting
@@ -154,21 +166,21 @@ class Worker:
 
     def _let_closed_go(self) -> None:
         for row in self._rows:
-            row.ended = row.job.closed
-        gone = [row.job for row in self._drop_ended()]
+            row.speaking.ended = row.speaking.job.closed
+        gone = list(dict.fromkeys(row.speaking.job for row in self._drop_ended()))
         with self._changed:
             closed = [job for job in self._waiting if job.closed]
             for job in closed:
                 self._waiting.remove(job)
         if self._coming and all(job.closed for job in self._coming):
             gone += self._coming
-            self._prefill, self._coming = None, []
+            self._prefills, self._coming = [], []
         self._tell([(job, None) for job in gone + closed])
 
     def _drop_ended(self) -> list[_Row]:
-        dropped = [row for row in self._rows if row.ended]
+        dropped = [row for row in self._rows if row.speaking.ended]
         for number in reversed(range(len(self._rows))):
-            if self._rows[number].ended:
+            if self._rows[number].speaking.ended:
                 self._cache.remove(number)
                 self._rows[number] = self._rows[-1]
                 self._rows.pop()
@@ -176,22 +188,36 @@ class Worker:
 
     def _run_contexts(self) -> None:
         """Run the next part of the contexts that are coming in, and let them in once it was the last."""
-        if self._prefill is None:
+        if not self._prefills:
             beginning = self._admit()
             if not self._coming:
                 return
-            embeddings = [job.prepared.embeddings() for job in self._coming]
-            self._prefill = Prefill(self._backbone, embeddings, beginning=beginning)
-        self._prefill.run(self._prefill_tokens)
-        if self._prefill.finished:
-            for row, job in enumerate(self._coming):
-                self._kept.keep(job.prepared, self._prefill.cache, row=row)
-            self._cache.add(self._prefill, [job.prepared.places for job in self._coming])
-            states = self._prefill.states()
-            self._rows += [
-                _Row(job, Reply(job.prepared), state) for job, state in zip(self._coming, states, strict=True)
-            ]
-            self._prefill, self._coming = None, []
+            embeddings = [job.prepared.embeddings(k) for job in self._coming for k in job.prepared.speakers]
+            parts = [embeddings] if self._cache.together else [[one] for one in embeddings]
+            self._prefills = [Prefill(self._backbone, part, beginning=beginning) for part in parts]
+        next(prefill for prefill in self._prefills if not prefill.finished).run(self._prefill_tokens)
+        if all(prefill.finished for prefill in self._prefills):
+            self._let_in()
+
+    def _let_in(self) -> None:
+        """Make rows of the contexts that were run."""
+        speakers = [(job, k) for job in self._coming for k in job.prepared.speakers]
+        needs = [job.prepared.places for job, _ in speakers]
+        if self._cache.together:
+            [prefill] = self._prefills
+            for row, (job, k) in enumerate(speakers):
+                self._kept.keep(job.prepared, prefill.cache, prompt=k, row=row)
+            self._cache.add(prefill, needs)
+        else:
+            for prefill, need in zip(self._prefills, needs, strict=True):
+                self._cache.add(prefill, [need])
+        speaking = {job: _Speaking(job, Reply(job.prepared)) for job in self._coming}
+        states = [state for prefill in self._prefills for state in prefill.states()]
+        self._rows += [
+            _Row(speaking[job], state, job.prepared.weights[k])
+            for (job, k), state in zip(speakers, states, strict=True)
+        ]
+        self._prefills, self._coming = [], []
 
     def _admit(self) -> Beginning | None:
         """Let those that waited longest in, as many as there is room for and as can well be run side by side.
@@ -199,15 +225,16 @@ class Worker:
         Returns:
             What is known of the context where one comes in alone.
         """
-        longest = 0
+        longest, needs = 0, list[int]()
         with self._changed:
             while self._waiting:
                 prepared = self._waiting[0].prepared
-                if not self._cache.fits([job.prepared.places for job in self._coming] + [prepared.places]):
+                needs += [prepared.places] * len(prepared.speakers)
+                if not self._cache.fits(needs):
                     break
                 beginning = self._kept.beginning(prepared)
                 longest = max(longest, prepared.prompt_tokens)
-                together = self._cache.together and longest * (len(self._coming) + 1) <= self._prefill_tokens
+                together = self._cache.together and longest * len(needs) <= self._prefill_tokens
                 if self._coming and (beginning or not together):
                     break
                 self._coming.append(self._waiting.popleft())
@@ -216,24 +243,31 @@ class Worker:
         return None
 
     def _speak(self) -> None:
-        """Give every row its next token, send what comes of it, and run the tokens of those that go on."""
+        """Give every reply its next token, send what comes of it, and run the tokens of those that go on."""
         if not self._rows:
             return
-        states = torch.stack([row.state for row in self._rows])  # (R, H)
-        logits = self._backbone.head(states)  # (R, V)
+        rows: dict[_Speaking, list[_Row]] = {}
+        for row in self._rows:
+            rows.setdefault(row.speaking, []).append(row)
+        ordered = [row for own in rows.values() for row in own]
+        states = torch.stack([row.state for row in ordered])  # (R, H)
         finite = states.isfinite().all(1).tolist()
-        tokens = next_tokens(logits, [row.reply for row in self._rows])
+        broken = {row.speaking for row, good in zip(ordered, finite, strict=True) if not good}
+        weights = [[row.weight for row in own] for own in rows.values()]
+        logits = spoken_together(self._backbone.head(states), weights)  # (n, V)
+        tokens = next_tokens(logits, [speaking.reply for speaking in rows])
         news: list[tuple[Job, News]] = []
-        for row, token, one, good in zip(self._rows, tokens, logits, finite, strict=True):
-            row.token = token
-            new = _taken(row.reply, token, one) if good else _not_finite()
-            row.ended = row.reply.finish is not None or isinstance(new, SptError)
+        for speaking, token, one in zip(rows, tokens, logits, strict=True):
+            speaking.token = token
+            new = _not_finite() if speaking in broken else _taken(speaking.reply, token, one)
+            speaking.ended = speaking.reply.finish is not None or isinstance(new, SptError)
             if new is not None:
-                news.append((row.job, new))
+                news.append((speaking.job, new))
         self._tell(news)
         self._drop_ended()
         if self._rows:
-            for row, state in zip(self._rows, self._cache.advance([row.token for row in self._rows]), strict=True):
+            advanced = self._cache.advance([row.speaking.token for row in self._rows])
+            for row, state in zip(self._rows, advanced, strict=True):
                 row.state = state
 
     def _tell(self, news: Sequence[tuple[Job, News]]) -> None:

@@ -53,8 +53,7 @@ class VllmEngine(QueuedEngine):
             raise UnavailableError("the model cannot be reached now; try again later")
         return super().submit(request)
 
-    @property
-    def _places_each(self) -> int | None:
+    def _room(self, speakers: int) -> int | None:
         return self._source.window
 
     @property
@@ -107,6 +106,10 @@ def check_decoding(decoding: Decoding) -> None:
     Raises:
         UsageError: names the option.
     """
+    if decoding.kind != "top1":
+        raise UsageError(
+            f"decoding: {decoding.kind!r} is not served by vLLM, where one prompt speaks; use top1, or --engine local"
+        )
     for name in ("no_repeat_ngram_size", "no_repeat_history_ngram"):
         if value := getattr(decoding, name):
             raise UsageError(f"{name}: {value} is not served by vLLM; leave it out, or use --engine local")

@@ -59,7 +59,7 @@ class ChatForm:
                 for number, reply in enumerate(self._replies.replies)
             ],
             usage=self._usage(),
-            spt=spt_of(self._replies.selections[0]),
+            spt=spt_of(self._replies, 0),
         )
 
     def chunks(self, number: int, piece: Piece) -> list[BaseModel]:
@@ -68,7 +68,7 @@ class ChatForm:
         if number not in self._opened:
             self._opened.add(number)
             opening = ChatChunkChoice(index=number, delta={"role": "assistant", "content": ""})
-            chunks.append(self._chunk([opening], spt=spt_of(self._replies.selections[number])))
+            chunks.append(self._chunk([opening], spt=spt_of(self._replies, number)))
         if piece.text or piece.logprobs:
             logprobs = self._logprobs_of(piece.logprobs)
             chunks.append(

@@ -41,11 +41,11 @@ class CompletionForm:
                 text=reply.text,
                 logprobs=self._logprobs_of(reply.logprobs, 0),
                 finish_reason=reply.finish,
-                spt=spt_of(self._replies.selections[number]),
+                spt=spt_of(self._replies, number),
             )
             for number, reply in enumerate(self._replies.replies)
         ]
-        return self._answer(choices, usage=self._usage(), spt=spt_of(self._replies.selections[0]))
+        return self._answer(choices, usage=self._usage(), spt=spt_of(self._replies, 0))
 
     def chunks(self, number: int, piece: Piece) -> list[BaseModel]:
         """The event of a piece; none where nothing is to be told."""
@@ -55,7 +55,7 @@ class CompletionForm:
             return []
         logprobs = self._logprobs_of(piece.logprobs, self._offsets[number]) if piece.logprobs else None
         self._offsets[number] += sum(len(token.token) for token in piece.logprobs)
-        spt = spt_of(self._replies.selections[number]) if first else None
+        spt = spt_of(self._replies, number) if first else None
         choice = CompletionChoice(index=number, text=piece.text, logprobs=logprobs, finish_reason=piece.finish, spt=spt)
         return [self._answer([choice], spt=spt)]
 

@@ -8,14 +8,20 @@ from typing import TYPE_CHECKING
 from sptune.server.schemas.answers import Spt, Usage
 
 if TYPE_CHECKING:
-    from sptune.model.selection import Selection
+    from sptune.server.replies import Replies
 
 
-def spt_of(selection: Selection | None) -> Spt | None:
-    """Which soft prompt spoke; None for the base model."""
+def spt_of(replies: Replies, number: int) -> Spt | None:
+    """Which soft prompt spoke in one of the replies; None for the base model."""
+    selection, weights = replies.selections[number], replies.weights[number]
     if selection is None:
         return None
-    return Spt(prompt=selection.prompt, scores=list(selection.scores), margin=selection.margin)
+    return Spt(
+        prompt=selection.prompt,
+        scores=list(selection.scores),
+        margin=selection.margin,
+        weights=None if weights is None else list(weights),
+    )
 
 
 def usage_of(prompts: Sequence[int], completions: Sequence[int]) -> Usage:

@@ -3,7 +3,7 @@
 import { ExchangeView } from "./exchange.js";
 import { ServerError } from "./server.js";
 import { keep, kept } from "./storage.js";
-import { answer, answered, branch, contextOf, isPrompt, newExchange, newReply, newTalk, NO_PROMPT } from "./talks.js";
+import { answer, answered, branch, contextOf, isPrompt, nameOf, newExchange, newReply, newTalk, voiceOf } from "./talks.js";
 
 const RETRY = { temperature: 0.8, top_p: 0.95 }; // of another reply where the first was not sampled
 const LATER = new ServerError("refused", "This message has no reply yet.");
@@ -129,7 +129,7 @@ export class Conversation {
     Object.assign(view, { live: null, error: error ?? silence });
     view.render();
     this.#changed();
-    if (current && !view.error) this.#page.announce(`${speaker(exchange)} says: ${answer(exchange).text || "nothing"}`);
+    if (current && !view.error) this.#page.announce(`${nameOf(exchange.voice, exchange.model)} says: ${answer(exchange).text || "nothing"}`);
   }
 
   /** A reply as the server streams it: { reply, error }. `onPiece` gets it as far as it has come, and the selection. */
@@ -158,7 +158,7 @@ export class Conversation {
   async #hear(exchange, voice) {
     const view = this.#views.get(exchange);
     this.#hearing?.abort();
-    const spoke = exchange.voice ?? String(exchange.selection.prompt);
+    const spoke = exchange.voice ?? voiceOf(exchange.selection);
     if (voice === spoke || voice === view.beside?.voice) {
       this.#leave(view);
       return;
@@ -252,7 +252,7 @@ export class Conversation {
 function settle(exchange, reply) {
   if (!reply.text && answer(exchange)?.text) return null; // another try that said nothing takes nothing away
   if (!reply.text && reply.ended === "stopped") return STOPPED;
-  exchange.voice ??= exchange.selection ? String(exchange.selection.prompt) : NO_PROMPT;
+  exchange.voice ??= voiceOf(exchange.selection);
   exchange.replies[exchange.voice] = reply;
   return null;
 }
@@ -269,6 +269,3 @@ function leftOut(exchange) {
   return answer(exchange)?.text ? null : LEFT_OUT;
 }
 
-function speaker({ voice, model }) {
-  return isPrompt(voice) ? `Prompt ${voice}` : model;
-}

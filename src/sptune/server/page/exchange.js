@@ -3,7 +3,7 @@
 import { Problem } from "./problem.js";
 import { reasonOf } from "./reason.js";
 import { paint, ScoreBars } from "./scores.js";
-import { answer, isPrompt } from "./talks.js";
+import { answer, isPrompt, nameOf, voiceOf } from "./talks.js";
 
 const NOTES = { stopped: "You stopped it here.", broken: "It broke off here." };
 
@@ -61,7 +61,7 @@ export class ExchangeView {
 
   get #voice() {
     const { voice, selection } = this.exchange;
-    return voice ?? (selection ? String(selection.prompt) : null);
+    return voice ?? (selection ? voiceOf(selection) : null);
   }
 
   get #most() {
@@ -73,7 +73,7 @@ export class ExchangeView {
     this.#find(".voices").hidden = !reply && !this.beside;
     this.#find(".reply").hidden = !reply;
     if (!reply) return;
-    const speaker = isPrompt(this.#voice) ? `Prompt ${this.#voice}` : this.exchange.model;
+    const speaker = nameOf(this.#voice, this.exchange.model);
     fill(this.#find(".reply"), { reply, speaker, live: Boolean(this.live), voice: this.#voice, most: this.#most });
   }
 
@@ -90,13 +90,14 @@ export class ExchangeView {
   }
 
   #renderScores() {
-    const { selection, voice } = this.exchange;
+    const { selection } = this.exchange;
     this.#find(".foot").hidden = !selection && !answer(this.exchange);
     this.#find(".scores").hidden = !selection;
     if (!selection) return;
     this.#bars ??= new ScoreBars(this.#find(".scores"), selection.scores, this.actions.hear);
-    this.#bars.mark(Number(this.#voice), this.beside && Number(this.beside.voice));
-    this.#find(".reason").textContent = reasonOf({ ...this.exchange, voice: voice ?? selection.prompt });
+    const spoke = isPrompt(this.#voice) ? Number(this.#voice) : null;
+    this.#bars.mark(spoke, this.beside && Number(this.beside.voice));
+    this.#find(".reason").textContent = reasonOf({ ...this.exchange, voice: this.#voice });
   }
 
   #renderActions() {

@@ -32,7 +32,7 @@ export class ScoreBars {
     requestAnimationFrame(() => this.#bars.forEach((bar) => bar.classList.add("grown")));
   }
 
-  /** Mark the prompt that spoke, and the one that is shown beside it (null: none). */
+  /** Mark the prompt that spoke (null: all together), and the one that is shown beside it (null: none). */
   mark(spoke, beside) {
     this.#bars.forEach((bar, prompt) => {
       bar.classList.toggle("spoke", prompt === spoke);
@@ -45,7 +45,7 @@ export class ScoreBars {
       bar.setAttribute("aria-label", `Prompt ${prompt}, score ${this.scores[prompt].toFixed(3)}: ${does}`);
       bar.title = prompt === spoke ? `Prompt ${prompt} spoke` : `What would prompt ${prompt} have said?`;
     });
-    this.#rove(this.#bars[beside ?? spoke]);
+    this.#rove(this.#bars[beside ?? spoke ?? 0]);
   }
 
   focus(prompt) {

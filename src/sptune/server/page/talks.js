@@ -1,14 +1,15 @@
 // Talks as plain data: who speaks, what was said, which prompts could have said it, and their JSON lines.
 //
 // talk     = { id, persona: [sentence], exchanges: [exchange] }
-// exchange = { user, model, choice, decoding, selection: null | { prompt, scores, margin }, voice, replies: { voice: reply } }
+// exchange = { user, model, choice, decoding, selection: null | { prompt, scores, margin, weights }, voice, replies: { voice: reply } }
 // reply    = { id, text, ended: "stop" | "length" | "stopped" | "broken", rating }
 //
 // `choice` and `decoding` are fields of the request: who chooses the prompt, and how tokens are chosen. A voice is a
-// prompt's number as a string, or NO_PROMPT for a model without prompts; `exchange.voice` is the one whose reply counts,
+// prompt's number as a string, TOGETHER for all of them, or NO_PROMPT for a model without prompts; `exchange.voice` is the one whose reply counts,
 // or null while there is none. The other replies are what other prompts would have said.
 
 export const NO_PROMPT = "none";
+export const TOGETHER = "together";
 const CONTROLS = /[\x00-\x08\x0b-\x1f\x7f-\x9f]|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g;
 
 /** A talk in which nothing was said yet. */
@@ -26,7 +27,19 @@ export function newReply() {
 }
 
 export function isPrompt(voice) {
-  return voice !== null && voice !== NO_PROMPT;
+  return voice !== null && voice !== NO_PROMPT && voice !== TOGETHER;
+}
+
+/** The voice that a reply with `selection` has. */
+export function voiceOf(selection) {
+  if (!selection) return NO_PROMPT;
+  return selection.weights ? TOGETHER : String(selection.prompt);
+}
+
+/** What a voice of `model` is called. */
+export function nameOf(voice, model) {
+  if (voice === TOGETHER) return "All prompts together";
+  return isPrompt(voice) ? `Prompt ${voice}` : model;
 }
 
 /** The reply of `exchange` that counts, or undefined. */

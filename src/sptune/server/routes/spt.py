@@ -9,7 +9,6 @@ from fastapi import APIRouter
 from sptune.errors import AdapterError
 from sptune.server.asking import conversation_request
 from sptune.server.errors import RETRY_SECONDS, ApiError, bad_request
-from sptune.server.forms.parts import spt_of
 from sptune.server.routes.documented import ERRORS
 from sptune.server.schemas.answers import FeedbackKept, Personas, SelectionAnswer
 from sptune.server.schemas.requests import FeedbackBody, SelectBody
@@ -33,9 +32,9 @@ async def select(body: SelectBody, service: ServiceOf, note: NoteOf) -> Selectio
     except AdapterError as error:
         raise service.model_error(body.model, error) from error
     note.model, note.soft_prompt, note.margin = body.model, selection.prompt, round(selection.margin, 6)
-    spt = spt_of(selection)
-    assert spt is not None
-    return SelectionAnswer(model=body.model, **spt.model_dump())
+    return SelectionAnswer(
+        model=body.model, prompt=selection.prompt, scores=list(selection.scores), margin=selection.margin
+    )
 
 
 @router.get("/v1/spt/personas", responses=ERRORS)

@@ -7,12 +7,20 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 
-class Spt(BaseModel):
-    """Which soft prompt spoke."""
+class ChosenPrompt(BaseModel):
+    """Which soft prompt is chosen."""
 
     prompt: int = Field(description="its number, from 0")
     scores: list[float] = Field(description="the retriever's K scores")
     margin: float = Field(description="best score minus second best; 0 where K = 1")
+
+
+class Spt(ChosenPrompt):
+    """Which soft prompt spoke, or with what weights all of them did."""
+
+    weights: list[float] | None = Field(
+        description="the K weights where all prompts spoke together; null where the chosen one spoke alone"
+    )
 
 
 class Usage(BaseModel):
@@ -125,7 +133,7 @@ class Completion(BaseModel):
     spt: Spt | None = Field(None, description="of the first text")
 
 
-class SelectionAnswer(Spt):
+class SelectionAnswer(ChosenPrompt):
     """Which soft prompt would speak."""
 
     object: Literal["spt.selection"] = "spt.selection"

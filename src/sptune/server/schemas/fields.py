@@ -51,6 +51,10 @@ class GenerationBody(Body):
     top_p: float | None = Field(
         None, gt=0, le=1, description="draw from the likeliest tokens that hold this probability"
     )
+    decoding: Literal["top1", "fused", "gated"] | None = Field(
+        None,
+        description="who speaks: the chosen soft prompt (top1), the average of all (fused), or the average that their scores weigh (gated)",
+    )
     n: int | None = Field(None, ge=1, description="how many replies")
     seed: Seed | None = Field(None, description="makes drawn replies repeatable; reply i is drawn with seed + i")
     stop: Stop | list[Stop] | None = Field(None, description="texts that end the reply")
