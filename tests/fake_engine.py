@@ -36,12 +36,14 @@ class FakeEngine:
 
     Attributes:
         scores: of the contexts, by number of turns; the last row goes on for ever.
+        weights: of the prompts where all speak together.
         pause: seconds between two words.
         calls: keyword arguments of every call, with the method's name.
         words: words streamed so far.
     """
 
     scores: Sequence[tuple[float, ...]] = ((0.1, 0.3, 0.2),)
+    weights: tuple[float, ...] | None = None
     pause: float = 0.0
     calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     words: int = 0
@@ -49,6 +51,9 @@ class FakeEngine:
     @property
     def num_prompts(self) -> int:
         return len(self.scores[0])
+
+    def mixture(self, selection: FakeSelection, decoding: Any = None) -> tuple[float, ...] | None:
+        return self.weights
 
     def select(self, contexts: Sequence[Dialogue], **options: Any) -> list[FakeSelection]:
         self.calls.append(("select", options))

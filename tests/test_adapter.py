@@ -137,7 +137,9 @@ def test_a_full_disk_keeps_the_adapter_that_was_there(folder: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 3}, r"format_version is 3; this sptune .* reads 1 to 2; update sptune"),
+        ({"format_version": 4}, r"format_version is 4; this sptune .* reads 1 to 3; update sptune"),
+        ({"decoding__kind": "rerank"}, r"decoding\.kind"),
+        ({"decoding__gate_temperature": 0.0}, r"decoding\.gate_temperature"),
         ({"format_version": 0}, "format_version is 0"),
         ({"format_version": None}, "format_version is None"),
         ({"format_version": "1"}, "format_version is '1'"),
@@ -177,13 +179,22 @@ def test_a_config_that_is_wrong_is_refused_by_name(folder: Path, changes: dict[s
 
 
 def test_format_1_is_read_as_the_newest(folder: Path):
-    """It is format 2 without four keys, whose defaults are what it meant."""
+    """It is format 3 without five keys, whose defaults are what it meant."""
     config = json.loads((folder / CONFIG_NAME).read_text())
     for key in ("input", "half_life", "rank", "keys"):
         del config["retriever"][key]
+    del config["decoding"]
     (folder / CONFIG_NAME).write_text(json.dumps({**config, "format_version": 1}))
     assert load_adapter(folder).config == make_adapter().config
-    assert load_adapter(folder).config.format_version == FORMAT_VERSION == 2
+    assert load_adapter(folder).config.format_version == FORMAT_VERSION == 3
+
+
+def test_format_2_lets_the_chosen_prompt_speak(folder: Path):
+    config = json.loads((folder / CONFIG_NAME).read_text())
+    del config["decoding"]
+    (folder / CONFIG_NAME).write_text(json.dumps({**config, "format_version": 2}))
+    assert load_adapter(folder).config == make_adapter().config
+    assert load_adapter(folder).config.decoding.kind == "top1"
 
 
 def test_format_1_with_a_later_key_is_read_by_the_key(folder: Path):

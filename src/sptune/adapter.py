@@ -19,8 +19,8 @@ from sptune.files import write_atomically
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT_VERSION: Final = 2
-READABLE_VERSIONS = (1, 2)  # 1 is 2 without the retriever's input, half_life, rank and keys
+FORMAT_VERSION: Final = 3
+READABLE_VERSIONS = (1, 2, 3)  # 1 is 2 without the retriever's input, half_life, rank and keys, 2 is 3 without decoding
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 PROMPTS_KEY = "prompts"
@@ -68,11 +68,18 @@ class TemplateConfig(_Strict):
         return self
 
 
+class DecodingConfig(_Strict):
+    """Who speaks where nothing else is asked for."""
+
+    kind: Literal["top1", "fused", "gated"] = "top1"
+    gate_temperature: float = Field(default=0.1, gt=0, le=1e6)
+
+
 class AdapterConfig(_Strict):
     """`adapter_config.json`. K, L and D are the shape of `prompts` in `adapter_model.safetensors`."""
 
     peft_type: Literal["SELECTIVE_PROMPT_TUNING"] = "SELECTIVE_PROMPT_TUNING"
-    format_version: Literal[1, 2] = FORMAT_VERSION
+    format_version: Literal[1, 2, 3] = FORMAT_VERSION
     sptune_version: str = __version__
     base: BaseConfig
     num_prompts: int = Field(ge=1, le=4096)
@@ -81,6 +88,7 @@ class AdapterConfig(_Strict):
     retriever: RetrieverConfig
     template: TemplateConfig
     stops: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    decoding: DecodingConfig = DecodingConfig()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from sptune.model import prompts as initial
 from sptune.model.encoded_prompts import EncodedPrompts
 from sptune.model.generate import Decoding
 from sptune.model.load import LoadedBase, load_base
+from sptune.model.mixture import Speakers
 from sptune.model.prompts import SoftPrompts
 from sptune.model.retriever import Reading, Retriever, seeded_retriever
 from sptune.model.spt import SPTModel
@@ -60,7 +61,8 @@ def make_model(recipe: Recipe, *, base: LoadedBase | None = None) -> SPTModel:
     soft = make_prompts(recipe, loaded)
     retriever = make_retriever(recipe, loaded)
     encoder = make_encoder(recipe, loaded)
-    return SPTModel(loaded.backbone, soft, retriever, encoder, stops=stops(recipe))
+    speakers = decoding(recipe).speakers(Speakers())
+    return SPTModel(loaded.backbone, soft, retriever, encoder, stops=stops(recipe), speakers=speakers)
 
 
 def make_retriever(recipe: Recipe, base: LoadedBase) -> Retriever:

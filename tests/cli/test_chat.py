@@ -371,8 +371,8 @@ def test_bars_follow_the_scores() -> None:
 
 
 def test_why_of_a_mixture_marks_no_prompt_and_gives_the_weights() -> None:
-    engine = FakeEngine(scores=[(0.4, 0.1, 0.1, 0.1)])
-    session = Session(engine, decoding=Decoding(kind="gated", gate_temperature=1e-3))  # type: ignore[arg-type]
+    engine = FakeEngine(scores=[(0.4, 0.1, 0.1, 0.1)], weights=(1.0, 0.0, 0.0, 0.0))
+    session = Session(engine, decoding=Decoding(kind="gated"))  # type: ignore[arg-type]
     list(session.say("hi"))
     table = why_table(session.why())
     prompts, weights, replies = ([str(cell) for cell in table.columns[k].cells] for k in (0, 3, 4))

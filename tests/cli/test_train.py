@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from small_run import run_cli, save_base, talks, write_talks
-from sptune.adapter import load_adapter
+from sptune.adapter import CONFIG_NAME, load_adapter
 from sptune.config import load_recipe
 from sptune.data.dialogue import Turn
 from sptune.errors import CODES, DataError, ModelError, RecipeError, StorageError, TrainingError, UsageError
@@ -164,8 +164,8 @@ def test_the_same_recipe_gives_the_same_adapter(
     ("decoding", "options"),
     [
         ("top1", ""),
-        ("fused", " --decoding fused"),
-        ("gated", " --decoding gated --gate-temperature 0.1"),
+        ("fused", ""),
+        ("gated", ""),
         ("rerank", " --candidates 16"),
     ],
 )
@@ -181,6 +181,8 @@ def test_it_ends_with_a_chat_in_which_the_same_speak(
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith(f"talk to it: sptune chat {tmp_path / 'run' / 'adapter'} --persona-text")
     assert last.endswith(f'"I live by the sea."{options}')
+    kind = json.loads((tmp_path / "run" / "adapter" / CONFIG_NAME).read_text())["decoding"]["kind"]
+    assert kind == ("top1" if decoding == "rerank" else decoding), "the adapter says who speaks"
 
 
 def test_a_whole_run_is_evaluated_and_reported(

@@ -21,6 +21,7 @@ from sptune.errors import AdapterError, DataError, UsageError
 from sptune.model.backbone import Backbone
 from sptune.model.generate import Decoding
 from sptune.model.load import LoadedBase
+from sptune.model.mixture import Speakers
 from sptune.model.retriever import Retriever
 from sptune.model.spt import Reply, SPTModel
 from tiny import tiny_spt
@@ -310,6 +311,23 @@ def test_bad_requests_fail_alone(
         assert engine.load().running + engine.load().waiting == 0
 
     serve(tiny_base, visit, adapters=folders, places=512, slots=4)
+
+
+def test_an_adapter_says_who_speaks_where_a_request_does_not(
+    tiny_base: LoadedBase, models: dict[str, SPTModel], contexts: list[Dialogue], tmp_path: Path
+) -> None:
+    models["one"].speakers = Speakers("gated", gate_temperature=0.4)
+    folder = saved(models["one"], tmp_path / "meant")
+    requests = [ServingRequest("meant", contexts[0], replace(GREEDY, kind=kind)) for kind in (None, "gated", "top1")]
+
+    async def visit(engine: BatchingEngine) -> list[Answer]:
+        assert engine.adapters.describe("meant").decoding == "gated"
+        return await answers(engine, requests)
+
+    given = serve(tiny_base, visit, adapters={"meant": folder})
+    for request, answer in zip(requests, given, strict=True):
+        assert_equal(answer, alone(models["one"], request), GREEDY)
+    assert given[0].text == given[1].text != given[2].text
 
 
 def test_prompts_that_speak_together_take_a_slot_each(

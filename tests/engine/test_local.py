@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,7 +16,10 @@ from sptune.data.dialogue import Dialogue
 from sptune.engine.base import Chunk, Engine
 from sptune.engine.local import LocalEngine, settled_text
 from sptune.errors import DataError, UsageError
+from sptune.evaluation.run import Settings, evaluate
 from sptune.model.generate import Decoding, PromptedContext
+from sptune.model.load import LoadedBase
+from sptune.model.mixture import Mixture, Speakers
 from sptune.model.spt import Reply, SPTModel
 from sptune.text import PAPER_STOPS, cut_reply
 
@@ -314,3 +318,33 @@ def test_a_stream_reports_errors_and_leaves_no_worker(engine: LocalEngine, conte
         next(stream)
     assert not workers()
     assert engine.generate(contexts[:1], decoding=GREEDY)  # and the engine works on
+
+
+@pytest.mark.parametrize("kind", ["top1", "fused", "gated"])
+def test_the_adapter_says_who_speaks_where_nothing_else_is_said(
+    kind: Mixture, tiny_model: Make, tiny_base: LoadedBase, dialogues: tuple[Dialogue, ...], tmp_path: Path
+) -> None:
+    """Saved, loaded, and asked without a kind: replies, weights and an evaluation are those of the kind itself."""
+    model = tiny_model()
+    model.speakers = Speakers(kind, gate_temperature=0.02)
+    model.save_pretrained(tmp_path / "adapter")
+    loaded = SPTModel.from_pretrained(tmp_path / "adapter", base=tiny_base)
+    assert loaded.speakers == model.speakers
+    engine, talk = LocalEngine(loaded), dialogues[0].context(2)
+    meant, said = replace(FUSED, kind=None), replace(FUSED, kind=kind, gate_temperature=0.02)
+    [reply] = engine.generate([talk], decoding=said)
+    assert engine.generate([talk], decoding=meant) == [reply]
+    assert loaded.generate([talk], decoding=meant)[0].tokens == loaded.generate([talk], decoding=said)[0].tokens
+    assert engine.mixture(reply.selection, meant) == engine.mixture(reply.selection, said)
+    assert (engine.mixture(reply.selection) is None) == (kind == "top1")
+    alone = replace(FUSED, kind="top1")
+    assert engine.generate([talk], decoding=meant, prompt=1) == engine.generate([talk], decoding=alone, prompt=1)
+    assert loaded.generate([talk], decoding=replace(meant, num_beams=2)) == loaded.generate(
+        [talk], decoding=replace(alone, num_beams=2)
+    ), "beams follow one prompt"
+    found = evaluate(loaded, dialogues[:1], settings=Settings(parts=("generation",), decoding=meant))
+    assert (
+        found.generations
+        == evaluate(loaded, dialogues[:1], settings=Settings(parts=("generation",), decoding=said)).generations
+    )
+    assert found.result.settings["decoding"]["kind"] == kind

@@ -6,11 +6,11 @@ from typing import Any
 
 import yaml
 
-from sptune.adapter import AdapterConfig, BaseConfig, RetrieverConfig, TemplateConfig
+from sptune.adapter import AdapterConfig, BaseConfig, DecodingConfig, RetrieverConfig, TemplateConfig
 from sptune.model.card import model_card
 
 
-def card_of(revision: str | None, **retriever: Any) -> str:
+def card_of(revision: str | None, decoding: DecodingConfig | None = None, **retriever: Any) -> str:
     return model_card(
         AdapterConfig(
             base=BaseConfig(id="some/base", revision=revision, embedding_sha256="ab" * 32),
@@ -19,6 +19,7 @@ def card_of(revision: str | None, **retriever: Any) -> str:
             embedding_dim=576,
             retriever=RetrieverConfig(**{"kind": "mlp", "hidden": 12, "activation": "relu", **retriever}),
             template=TemplateConfig(kind="chat"),
+            decoding=decoding or DecodingConfig(),
         )
     )
 
@@ -38,6 +39,12 @@ def test_the_card_says_what_the_retriever_reads_and_compares_with():
         None, input="hidden", rank=64
     )
     assert "reads the word embeddings of a context;" in card_of(None, kind="transformer")
+
+
+def test_the_card_says_who_speaks():
+    assert "| who speaks | the chosen prompt |" in card_of(None)
+    assert "the average of their distributions |" in card_of(None, DecodingConfig(kind="fused"))
+    assert "weighted by softmax(scores / 0.3) |" in card_of(None, DecodingConfig(kind="gated", gate_temperature=0.3))
 
 
 def test_the_hub_can_read_its_head():

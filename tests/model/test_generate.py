@@ -19,6 +19,7 @@ from sptune.errors import UsageError
 from sptune.model.backbone import Backbone
 from sptune.model.generate import Decoding, PromptedContext, generate_tokens, said_in, speaker
 from sptune.model.load import LoadedBase
+from sptune.model.mixture import Speakers
 from sptune.model.padded import left_padded
 from sptune.model.selection import Selection
 from sptune.model.spt import SPTModel
@@ -212,7 +213,10 @@ def selected(model: SPTModel, rows: list[PromptedContext]) -> list[Selection]:
 
 def spoken(model: SPTModel, decoding: Decoding, **more: Any) -> list[list[int]]:
     rows = contexts_of(model)
-    contexts = [speaker(row.input_ids, one, decoding) for row, one in zip(rows, selected(model, rows), strict=True)]
+    contexts = [
+        speaker(row.input_ids, one, decoding.speakers(Speakers()))
+        for row, one in zip(rows, selected(model, rows), strict=True)
+    ]
     return generate_tokens(model, contexts, decoding=decoding, **more)
 
 
@@ -244,7 +248,7 @@ def test_streamed_and_stopped_replies_are_the_same(tiny_model: Callable[..., SPT
         assert spoken(model, decoding, stopping=StoppingCriteriaList([Never()])) == free
         seen = Seen()
         row = contexts_of(model)[0]
-        context = speaker(row.input_ids, selected(model, [row])[0], decoding)
+        context = speaker(row.input_ids, selected(model, [row])[0], decoding.speakers(Speakers()))
         assert generate_tokens(model, [context], decoding=decoding, streamer=seen) == [free[0]]
         assert seen.tokens[: len(free[0])] == free[0]
 
@@ -284,9 +288,7 @@ def test_the_model_lets_prompts_speak_together(tiny_model: Callable[..., SPTMode
     for kind in ("fused", "gated"):
         replies = model.generate(talks, decoding=replace(SHORT, kind=kind))
         ids = [model.encoder.encode_context(talk).input_ids for talk in talks]
-        contexts = [
-            speaker(row, reply.selection, replace(SHORT, kind=kind)) for row, reply in zip(ids, replies, strict=True)
-        ]
+        contexts = [speaker(row, reply.selection, Speakers(kind)) for row, reply in zip(ids, replies, strict=True)]
         assert [list(reply.tokens) for reply in replies] == generate_tokens(model, contexts, decoding=SHORT)
         assert replies != model.generate(talks, decoding=SHORT)
 

@@ -44,9 +44,14 @@ def test_every_setting_can_come_from_each_place(name: str, tmp_path: Path):
     special = {"host": "::1", "engine": "vllm", "dtype": "float32", "log_level": "error", "device": "cpu"}
     default = ServerSettings.model_fields[name].default
     value = special.get(name) or ("a" if default is None or isinstance(default, Path) else default)
-    value = {"retention_days": 2.5, "public_routes": ["/ready"], "allowed_hosts": ["a"], "insecure": True}.get(
-        name, value
-    )
+    value = {
+        "retention_days": 2.5,
+        "gate_temperature": 0.3,
+        "decoding": "fused",
+        "public_routes": ["/ready"],
+        "allowed_hosts": ["a"],
+        "insecure": True,
+    }.get(name, value)
     needed = {"base": "smollm2-135m"} | ({"record": "chats.db"} if name == "retention_days" else {})
     file = write(tmp_path, write_yaml(needed | {name: value}))
     environment = {

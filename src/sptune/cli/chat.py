@@ -33,7 +33,10 @@ Speaker = Literal["top1", "fused", "gated"]
 
 _BASE = "Base model, where it is not what the adapter says; without ADAPTER, chat with the bare model."
 _PERSONA = "Who replies: a file of one sentence a line, a JSON list, or a dialogue file (its first persona)."
-_DECODING = "Who speaks: the chosen prompt, or at K times the cost the average of all prompts at every token, or their gated average."
+_DECODING = (
+    "Who speaks: the chosen prompt, or at K times the cost the average of all prompts at every token, or their gated average; "
+    "as the adapter is meant if not given."
+)
 _SELECTION = "Choose a prompt anew every turn, or keep it unless another is clearly better."
 
 
@@ -58,10 +61,13 @@ def chat(  # noqa: PLR0913 - each is one option
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token; above it, tokens are drawn.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens that hold this probability.")] = 1.0,
     beams: Annotated[int, typer.Option(help="Beam search; replies then come whole.")] = 1,
-    decoding: Annotated[Speaker, typer.Option(help=_DECODING)] = "top1",
+    decoding: Annotated[Speaker | None, typer.Option(help=_DECODING)] = None,
     gate_temperature: Annotated[
-        float, typer.Option(help="Of the gate softmax(scores / temperature) of gated and --candidates.")
-    ] = 0.1,
+        float | None,
+        typer.Option(
+            help="Of the gate softmax(scores / temperature) of gated and --candidates; the adapter's own if not given."
+        ),
+    ] = None,
     candidates: Annotated[
         int, typer.Option(min=1, help="Say the best of so many candidates (rerank); above 1, replies come whole.")
     ] = 1,
@@ -108,7 +114,7 @@ def chat(  # noqa: PLR0913 - each is one option
     if seed is None:
         torch.seed()  # else every unseeded chat would draw the same replies
     session = Session(
-        _engine(model, candidates, decoding, seed),
+        _engine(model, candidates, decoding or model.speakers.kind, seed),
         persona=sentences,
         decoding=tokens,
         prompt=parse_prompt(prompt, count=model.prompts.count, option="--prompt"),

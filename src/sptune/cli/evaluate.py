@@ -45,9 +45,15 @@ Prompt = Annotated[int | None, typer.Option(help="Force this prompt, counted fro
 MaxNewTokens = Annotated[int, typer.Option(help="The most tokens of a reply.")]
 Beams = Annotated[int, typer.Option(help="Beam search with that many beams; 1 is greedy.")]
 Decode = Annotated[
-    str, typer.Option("--decoding", help="Who speaks: top1 (the chosen prompt), fused, gated (all prompts) or rerank.")
+    str | None,
+    typer.Option(
+        "--decoding",
+        help="Who speaks: top1 (the chosen prompt), fused, gated (all prompts) or rerank; as the adapter is meant if not given.",
+    ),
 ]
-GateTemperature = Annotated[float, typer.Option(help="Of the gate softmax(scores / temperature).")]
+GateTemperature = Annotated[
+    float | None, typer.Option(help="Of the gate softmax(scores / temperature); the adapter's own if not given.")
+]
 NoRepeatNgram = Annotated[int, typer.Option(help="Forbid n-grams of that length that are in the reply already.")]
 NoRepeatHistoryNgram = Annotated[int, typer.Option(help="Forbid n-grams that the speaker said earlier.")]
 Rerank = Annotated[
@@ -86,8 +92,8 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     prompt: Prompt = None,
     max_new_tokens: MaxNewTokens = 32,
     beams: Beams = 1,
-    decoding: Decode = "top1",
-    gate_temperature: GateTemperature = 0.1,
+    decoding: Decode = None,
+    gate_temperature: GateTemperature = None,
     no_repeat_ngram: NoRepeatNgram = 0,
     no_repeat_history_ngram: NoRepeatHistoryNgram = 0,
     rerank: Rerank = None,
@@ -151,14 +157,14 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
         typer.echo("nothing was kept; --output FOLDER keeps the replies and every figure", err=True)
 
 
-def _reranking(decoding: str, changes: list[str], seed: int) -> Reranking | None:
+def _reranking(decoding: str | None, changes: list[str], seed: int) -> Reranking | None:
     """What `--rerank` asks for, checked as in a recipe; None where candidates are not asked for."""
-    if decoding not in DECODINGS:
+    if decoding is not None and decoding not in DECODINGS:
         raise UsageError(f"--decoding: {decoding!r} is not one of {', '.join(DECODINGS)}")
     if decoding != "rerank":
         if changes:
             raise UsageError(
-                f"--rerank: {changes[0]!r} has no meaning with --decoding {decoding}; use --decoding rerank"
+                f"--rerank: {changes[0]!r} has no meaning with --decoding {decoding or 'as the adapter is meant'}; use --decoding rerank"
             )
         return None
     from sptune.build import make_reranking

@@ -87,7 +87,7 @@ def robustness(  # noqa: PLR0913, PLR0917 - one parameter an option
         evaluation=EvaluationSettings(
             parts=_listed(parts),  # type: ignore[arg-type]  # it checks its values
             profile=profile,
-            decoding=Decoding(max_new_tokens=max_new_tokens),
+            decoding=Decoding(max_new_tokens=max_new_tokens, kind="top1"),
             seed=seed,
             limit=limit,
             token_budget=token_budget,

@@ -18,7 +18,7 @@ from sptune.server.sources import PREFIX, read_settings
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-    from sptune.engine.serving import ServingEngine
+    from sptune.engine.serving import AdapterInfo, ServingEngine
     from sptune.server.records.store import Records
 
 EPILOG = f"""Examples:
@@ -27,7 +27,7 @@ sptune serve runs/quickstart/adapter
 
 sptune serve sailor=runs/sailor/adapter baker=runs/baker/adapter --personas personas.yaml --record chats.db
 
-sptune serve runs/ensemble/adapter --decoding fused
+sptune serve runs/quickstart/adapter --decoding fused
 
 sptune serve runs/quickstart/adapter --host 0.0.0.0 --api-key-file keys.txt
 
@@ -192,7 +192,10 @@ def greeting(engine: ServingEngine, settings: ServerSettings, url: str) -> str:
     lines = [f"sptune {__version__} serves {base_name(engine.base)} ({settings.engine} engine)"]
     lines += [f"page      {url}/"] if settings.page else []
     lines += [f"API       {url}/v1  (fields: {url}/docs)"]
-    lines += [f"adapter   {a.name}: {a.num_prompts} prompts of {a.prompt_length} virtual tokens" for a in adapters]
+    lines += [
+        f"adapter   {a.name}: {a.num_prompts} prompts of {a.prompt_length} virtual tokens{_speaks(a, settings)}"
+        for a in adapters
+    ]
     lines += [] if adapters else ["adapter   none, the bare model"]
     if settings.api_key_file:
         lines.append(f"key       one of {settings.api_key_file}, as Authorization: Bearer KEY")
@@ -202,6 +205,14 @@ def greeting(engine: ServingEngine, settings: ServerSettings, url: str) -> str:
         lines.append("key       none (--insecure): whoever can connect can use it")
     lines += [f"records   {settings.record}"] if settings.record else []
     return "\n".join([*lines, "Ctrl-C stops."])
+
+
+def _speaks(adapter: AdapterInfo, settings: ServerSettings) -> str:
+    """Who speaks for an adapter, where it is not the chosen prompt."""
+    kind = settings.decoding or adapter.decoding
+    if kind == "top1":
+        return ""
+    return f", {kind}" if settings.engine == "local" else f", meant for {kind}, but with vLLM the chosen prompt speaks"
 
 
 def _open_records(settings: ServerSettings) -> Records | None:

@@ -236,18 +236,11 @@ def _flat(section: dict[str, object], prefix: str = "") -> dict[str, object]:
 
 
 def _chat_command(recipe: Recipe) -> str:
-    """A chat with the adapter, in which the same speak as in the recipe's evaluation."""
-    from sptune import build
-
+    """A chat with the adapter, in which the same speak as in the recipe's evaluation: the adapter says who, but not of how many candidates."""
     how = recipe.evaluation
-    speaks = {
-        "top1": "",
-        "fused": " --decoding fused",
-        "gated": f" --decoding gated --gate-temperature {build.decoding(recipe).gate_temperature:g}",
-        "rerank": f" --candidates {how.rerank.candidates}",
-    }
     persona = '--persona-text "I keep bees." --persona-text "I live by the sea."'
-    return f"sptune chat {recipe.folder / 'adapter'} {persona}{speaks[how.decoding]}"
+    candidates = f" --candidates {how.rerank.candidates}" if how.decoding == "rerank" else ""
+    return f"sptune chat {recipe.folder / 'adapter'} {persona}{candidates}"
 
 
 def _summary(recipe: Recipe, data: RunData, model: SPTModel) -> str:

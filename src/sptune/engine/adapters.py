@@ -97,6 +97,7 @@ class AdapterStore:
             template=config.template.kind,
             retriever=config.retriever.kind,
             reading=config.retriever.input,
+            decoding=config.decoding.kind,
             stops=config.stops,
             max_length=config.template.max_length,
             created=entry.created,

@@ -69,6 +69,9 @@ class Engine(Protocol):
             DataError: a context that does not fit the model's window.
         """
 
+    def mixture(self, selection: Selection, decoding: Decoding | None = None) -> tuple[float, ...] | None:
+        """K weights of the prompts that speak together in a context under `decoding`; None where the chosen one speaks alone."""
+
     def generate(
         self,
         contexts: Sequence[Dialogue],

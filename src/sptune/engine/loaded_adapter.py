@@ -115,7 +115,8 @@ class AdapterLoader:
         own = {name.removeprefix("retriever."): tensor for name, tensor in tensors.items() if name != PROMPTS_KEY}
         retriever.load_state_dict(own)
         prompts = SoftPrompts(tensors[PROMPTS_KEY])
-        model = SPTModel(self.base.backbone, prompts, retriever, self._encoder(config), stops=config.stops)
+        encoder, speakers = self._encoder(config), saved.speakers_of(config)
+        model = SPTModel(self.base.backbone, prompts, retriever, encoder, stops=config.stops, speakers=speakers)
         return _tried(_ready(model, config), path)
 
     def _check_base(self, path: str | Path, config: AdapterConfig) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +56,11 @@ class LocalEngine:
         """See `Engine.select`."""
         return self._choose(self._encode(contexts), _Choice(rule, prompt, previous, threshold, seed))
 
+    def mixture(self, selection: Selection, decoding: Decoding | None = None) -> tuple[float, ...] | None:
+        """See `Engine.mixture`."""
+        speakers = (decoding or Decoding()).speakers(self.model.speakers)
+        return None if speakers.kind == "top1" else speakers.weights(selection)
+
     def generate(
         self,
         contexts: Sequence[Dialogue],
@@ -103,8 +108,8 @@ class LocalEngine:
         self, context: Dialogue, ids: tuple[int, ...], selection: Selection, decoding: Decoding, *, forced: bool
     ) -> PromptedContext:
         """Who speaks: as `decoding` says, but a forced prompt speaks alone."""
-        decoding = replace(decoding, kind="top1") if forced else decoding
-        return speaker(ids, selection, decoding, said=said_in(self.model, context))
+        speakers = decoding.speakers(self.model.speakers, alone=forced)
+        return speaker(ids, selection, speakers, said=said_in(self.model, context))
 
     def _encode(self, contexts: Sequence[Dialogue]) -> list[tuple[int, ...]]:
         return [self.model.encoder.encode_context(context).input_ids for context in contexts]

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from sptune.errors import DataError, UsageError
 from sptune.model.generate import check_window, said_in
-from sptune.model.mixture import mixture_weights, one_hot
 from sptune.model.prefix import prompted
 from sptune.model.selection import Selection, select, stay
 from sptune.model.streams import Tokens, end_tokens
@@ -97,7 +96,7 @@ def prepare(
         model=model,
         ids=ids,
         selection=selection,
-        weights=_weights(request, selection),
+        weights=request.decoding.speakers(model.speakers, alone=request.prompt is not None).weights(selection),
         selection_seconds=time.perf_counter() - before,
         decoding=request.decoding,
         stops=(*(model.stops if request.context else ()), *request.stop),
@@ -115,13 +114,6 @@ def prepare(
             f"holds {places} for a request{each}; lower max_new_tokens or shorten the conversation"
         )
     return prepared
-
-
-def _weights(request: ServingRequest, selection: Selection) -> tuple[float, ...]:
-    """Who speaks: as the decoding says, but a forced prompt speaks alone."""
-    if request.prompt is not None:
-        return one_hot(selection.prompt, len(selection.scores))
-    return mixture_weights(selection, kind=request.decoding.kind, temperature=request.decoding.gate_temperature)
 
 
 def selected(request: ServingRequest, adapter: LoadedAdapter) -> Selection:

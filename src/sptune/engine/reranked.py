@@ -50,7 +50,7 @@ class RerankingEngine(LocalEngine):
 
     def _best(self, turn: ChosenTurn, decoding: Decoding, how: Reranking) -> Generator[Chunk, None, None]:
         check_window(self.model, len(turn.context_ids), decoding.max_new_tokens)
-        rules, tau = rules_of(self.model, decoding), decoding.gate_temperature
+        rules, tau = rules_of(self.model, decoding), decoding.speakers(self.model.speakers).gate_temperature
         with self._running:
             [[drawn]] = make_candidates(self.model, [turn], sampling=how.sampling, rules=rules, gate_temperature=tau)
         text = chosen_reply(drawn, how.weights).prediction

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from sptune.data.dialogue import Dialogue
     from sptune.model.generate import Decoding
+    from sptune.model.mixture import Mixture
     from sptune.model.selection import Selection
 
 Finish = Literal["stop", "length"]
@@ -43,7 +44,7 @@ class ServingRequest:
     Attributes:
         adapter: name of an adapter; None: the bare base model, without a prompt.
         context: persona and turns; the last turn waits for its response. Exactly one of `context` and `text` is given.
-        decoding: how tokens are chosen, and who speaks: the chosen prompt, or all together (not every engine serves that). Beams are not served.
+        decoding: how tokens are chosen, and who speaks: the chosen prompt, or all together (vLLM does not serve that). Beams are not served.
         stop: texts that end the reply, beside the adapter's own.
         prompt: a forced prompt; None: the retriever chooses.
         previous: the prompt of the turn before, which is kept (sticky) unless another's score is higher by more than
@@ -176,6 +177,7 @@ class AdapterInfo:
         template: kind of template that turns dialogues into tokens.
         retriever: kind of retriever.
         reading: what the retriever reads: `mean`, `recent` or `hidden`.
+        decoding: who speaks where a request does not say: `top1`, `fused` or `gated`.
         stops: texts that end its replies.
         max_length: tokens of prompt, context and reserve beyond which the oldest turns are dropped.
         created: Unix time at which it was added.
@@ -189,6 +191,7 @@ class AdapterInfo:
     template: str
     retriever: str
     reading: str
+    decoding: Mixture
     stops: tuple[str, ...]
     max_length: int
     created: float

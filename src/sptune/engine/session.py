@@ -183,12 +183,8 @@ class Session:
 
     def _weights(self) -> tuple[float, ...] | None:
         """Of the prompts that spoke the last reply together; None where one spoke alone."""
-        last, decoding = self._need_last(), self._decoding
-        if decoding is None or decoding.kind == "top1" or last.reason == "forced":
-            return None
-        from sptune.model.mixture import mixture_weights
-
-        return mixture_weights(last.selection, kind=decoding.kind, temperature=decoding.gate_temperature)
+        last = self._need_last()
+        return None if last.reason == "forced" else self.engine.mixture(last.selection, self._decoding)
 
     def _select(self, context: Dialogue, previous: Selection | None) -> Selection:
         if self._sticky is None:

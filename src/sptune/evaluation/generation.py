@@ -174,7 +174,7 @@ def _reply(model: SPTModel, turns: Sequence[ChosenTurn], decoding: Decoding) -> 
         speaker(
             turn.context_ids,
             turn.selection,
-            decoding,
+            decoding.speakers(model.speakers),
             said=said_in(model, turn.dialogue.context(turn.span.turn)),
             seed=None if decoding.seed is None else draw_seed(decoding.seed, turn.dialogue.id, turn.span.turn),
         )
@@ -204,7 +204,7 @@ def _batches(model: SPTModel, turns: Sequence[ChosenTurn], decoding: Decoding, b
     from sptune.model.prefix import find_way
 
     length, new, count = model.prompts.length, decoding.max_new_tokens, model.prompts.count
-    speakers = 1 if decoding.kind == "top1" else count
+    speakers = 1 if decoding.speakers(model.speakers).kind == "top1" else count
     if decoding.num_beams == 1 and find_way(model.backbone) == "packed":
         order = sorted(range(len(turns)), key=lambda n: -len(turns[n].sequence.input_ids))
         return sharing_batches(turns, order, runs=speakers, prompt=length, new=speakers * new, budget=budget)

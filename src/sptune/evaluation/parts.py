@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from sptune.evaluation.records import write_records
 from sptune.evaluation.result import CANDIDATES_NAME, GENERATIONS_NAME, PARTIAL_CANDIDATES_NAME, PARTIAL_NAME
 from sptune.evaluation.scoring import score_turns
 from sptune.model.generate import rules_of
+from sptune.model.mixture import Speakers
 
 if TYPE_CHECKING:
     from sptune.evaluation.metrics.profile import MetricReport
@@ -47,6 +49,12 @@ class Parts:
         self.model = model
         self.settings = settings
         self.progress = progress
+        alone = settings.prompt is not None or settings.rule != "top1" or settings.rerank is not None
+        own = Speakers(gate_temperature=model.speakers.gate_temperature) if alone else model.speakers
+        self.speakers = settings.decoding.speakers(own)
+        self.decoding = replace(
+            settings.decoding, kind=self.speakers.kind, gate_temperature=self.speakers.gate_temperature
+        )
         self.seconds: dict[str, float] = {}
 
     @contextmanager
@@ -64,7 +72,7 @@ class Parts:
             return score_turns(
                 self.model,
                 turns,
-                gate_temperature=self.settings.decoding.gate_temperature,
+                gate_temperature=self.speakers.gate_temperature,
                 token_budget=self.settings.token_budget,
                 progress=self.progress,
             )
@@ -77,8 +85,8 @@ class Parts:
             return rank_turns(
                 self.model,
                 turns,
-                kind=self.settings.decoding.kind,
-                gate_temperature=self.settings.decoding.gate_temperature,
+                kind=self.speakers.kind,
+                gate_temperature=self.speakers.gate_temperature,
                 reranking=self.settings.rerank,
                 progress=self.progress,
             )
@@ -112,7 +120,7 @@ class Parts:
         return generate_replies(
             self.model,
             turns,
-            decoding=self.settings.decoding,
+            decoding=self.decoding,
             token_budget=self.settings.token_budget,
             progress=self.progress,
         )
@@ -120,13 +128,12 @@ class Parts:
     def _choose(self, turns: Sequence[ChosenTurn], how: Reranking, output: Path | None) -> list[Generation]:
         """A reply to every turn, chosen among candidates, which are kept beside it."""
         made: list[TurnCandidates] = []
-        decoding = self.settings.decoding
         batches = make_candidates(
             self.model,
             turns,
             sampling=how.sampling,
-            rules=rules_of(self.model, decoding),
-            gate_temperature=decoding.gate_temperature,
+            rules=rules_of(self.model, self.decoding),
+            gate_temperature=self.speakers.gate_temperature,
             token_budget=self.settings.token_budget,
             progress=self.progress,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -58,7 +58,8 @@ class Settings:
         parts: what to do: likelihood, ranking, generation.
         profile: rules of the text metrics, `paper` or `standard` (docs/metrics.md).
         decoding: how replies are generated; greedy with at most 32 new tokens, as in the paper's tables. Its `kind` also
-            says whose likelihood ranks candidates, and its `gate_temperature` holds for every gated figure.
+            says whose likelihood ranks candidates, and its `gate_temperature` holds for every gated figure. Without a `kind`,
+            as the adapter is meant; the chosen prompt where `prompt`, `rule` or `rerank` say how it is chosen.
         rule: how a prompt is chosen from the scores, `top1`, `sample` or `random`.
         prompt: a forced prompt for every turn.
         bertscore_model: encoder of BERTScore, a folder or a downloaded hub id; None leaves BERTScore out.
@@ -168,7 +169,7 @@ def evaluate(
     result = EvaluationResult(
         model=model_info(model, source.adapter),
         data=DataInfo(source.path, source.split, source.persona, len(dialogues), len(turns), data_hash(dialogues)),
-        settings=as_json(settings) | {"stops": list(model.stops)},
+        settings=as_json(replace(settings, decoding=run.decoding)) | {"stops": list(model.stops)},
         likelihood=likelihood(scores) if scores else None,
         selection=selection_quality(scores) if scores and model.prompts.count > 1 else None,
         ranking=ranking(ranks, turns=len(turns)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sptune.adapter import AdapterConfig, RetrieverConfig
+from sptune.adapter import AdapterConfig, DecodingConfig, RetrieverConfig
 
 _CARD = """---
 library_name: sptune
@@ -23,6 +23,7 @@ is frozen; this adapter only changes its input embeddings.
 | base model | `{base}`{revision} |
 | prompts x virtual tokens x width | {count} x {length} x {dim} |
 | retriever | {retriever}, {activation}; reads {reading}; compares with {keys} |
+| who speaks | {speaks} |
 | template | {template} |
 | SHA-256 of the base's embedding table | `{digest}` |
 
@@ -54,9 +55,18 @@ def model_card(config: AdapterConfig) -> str:
         activation=config.retriever.activation,
         reading=_reading(config.retriever),
         keys="keys of its own" if config.retriever.keys else "the prompts",
+        speaks=_speaks(config.decoding),
         template=config.template.kind,
         digest=config.base.embedding_sha256,
     )
+
+
+def _speaks(decoding: DecodingConfig) -> str:
+    return {
+        "top1": "the chosen prompt",
+        "fused": "all prompts together: the average of their distributions",
+        "gated": f"all prompts together: the average of their distributions, weighted by softmax(scores / {decoding.gate_temperature:g})",
+    }[decoding.kind]
 
 
 def _reading(retriever: RetrieverConfig) -> str:

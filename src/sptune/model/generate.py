@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import torch
 
 from sptune.errors import UsageError
-from sptune.model.mixture import Mixture, mixture_weights, one_hot
+from sptune.model.mixture import Mixture, Speakers, one_hot
 from sptune.model.packed import generate_packed
 from sptune.model.padded import Row, beam_search, generate_padded
 from sptune.model.prefix import Prefixes, find_way
@@ -37,8 +37,8 @@ class Decoding:
         seed: of sampling; None draws from torch's current state.
         no_repeat_history_ngram: forbid n-grams of that size that the speaker said earlier in the dialogue; 0 is off.
         kind: who speaks: the chosen prompt (`top1`), or at every token the average of the K distributions (`fused`),
-            or their average weighted by the gate (`gated`).
-        gate_temperature: tau of the gate `pi_k = softmax_k(s_ik / tau)`.
+            or their average weighted by the gate (`gated`); None: as the adapter is meant (`SPTModel.speakers`).
+        gate_temperature: tau of the gate `pi_k = softmax_k(s_ik / tau)`; None: the adapter's own.
     """
 
     max_new_tokens: int = 32
@@ -48,8 +48,8 @@ class Decoding:
     no_repeat_ngram_size: int = 0
     seed: int | None = None
     no_repeat_history_ngram: int = 0
-    kind: Mixture = "top1"
-    gate_temperature: float = 0.1
+    kind: Mixture | None = None
+    gate_temperature: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that no decoder takes."""
@@ -60,15 +60,25 @@ class Decoding:
             "num_beams": self.num_beams >= 1,
             "no_repeat_ngram_size": self.no_repeat_ngram_size >= 0,
             "no_repeat_history_ngram": self.no_repeat_history_ngram >= 0,
-            "gate_temperature": self.gate_temperature > 0,
+            "gate_temperature": self.gate_temperature is None or self.gate_temperature > 0,
         }
         for name, good in checks.items():
             if not good:
                 raise UsageError(f"{name}: {getattr(self, name)} is out of range; see `sptune chat --help`")
-        if self.kind not in get_args(Mixture):
+        if self.kind is not None and self.kind not in get_args(Mixture):
             raise UsageError(f"kind: {self.kind!r} is not one of {', '.join(get_args(Mixture))}")
-        if self.num_beams > 1 and self.kind != "top1":
+        if self.num_beams > 1 and self.kind not in (None, "top1"):
             raise UsageError(f"num_beams: {self.num_beams} beams follow one prompt; use num_beams=1 with {self.kind}")
+
+    def speakers(self, own: Speakers, *, alone: bool = False) -> Speakers:
+        """Who speaks.
+
+        Args:
+            own: those of the adapter, which hold where nothing else is said and no beams follow one prompt.
+            alone: the prompt was not the retriever's choice, but forced: it speaks alone.
+        """
+        kind = "top1" if alone or self.num_beams > 1 else self.kind or own.kind
+        return Speakers(kind, self.gate_temperature or own.gate_temperature)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +103,13 @@ class PromptedContext:
 def speaker(
     input_ids: Sequence[int],
     selection: Selection,
-    decoding: Decoding,
+    speakers: Speakers,
     *,
     said: Sequence[Tokens] = (),
     seed: int | None = None,
 ) -> PromptedContext:
-    """A context as `decoding` lets it be answered: by the prompt that was chosen for it, or by a mixture."""
-    weights = mixture_weights(selection, kind=decoding.kind, temperature=decoding.gate_temperature)
-    return PromptedContext(input_ids, selection.prompt, weights, said, seed)
+    """A context as `speakers` answer it: the prompt that was chosen for it, or a mixture."""
+    return PromptedContext(input_ids, selection.prompt, speakers.weights(selection), said, seed)
 
 
 @torch.no_grad()

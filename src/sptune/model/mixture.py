@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -12,6 +13,24 @@ from sptune.model.selection import Selection
 
 Mixture = Literal["top1", "fused", "gated"]
 Likelihood = Literal["top1", "fused", "gated", "mixture"]
+
+
+@dataclass(frozen=True, slots=True)
+class Speakers:
+    """Who speaks.
+
+    Attributes:
+        kind: the chosen prompt (`top1`), or at every token the average of the K distributions (`fused`), or their average
+            weighted by the gate (`gated`).
+        gate_temperature: tau of the gate `pi_k = softmax_k(s_ik / tau)`, > 0.
+    """
+
+    kind: Mixture = "top1"
+    gate_temperature: float = 0.1
+
+    def weights(self, selection: Selection) -> tuple[float, ...]:
+        """K weights, which sum to 1, of the prompts that speak in a context."""
+        return mixture_weights(selection, kind=self.kind, temperature=self.gate_temperature)
 
 
 def mixture_weights(selection: Selection, *, kind: Likelihood, temperature: float = 1.0) -> tuple[float, ...]:

@@ -7,10 +7,19 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sptune.adapter import CONFIG_NAME, WEIGHTS_NAME, AdapterConfig, BaseConfig, RetrieverConfig, TemplateConfig
+from sptune.adapter import (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    AdapterConfig,
+    BaseConfig,
+    DecodingConfig,
+    RetrieverConfig,
+    TemplateConfig,
+)
 from sptune.data.encoder import DialogueEncoder
 from sptune.data.template import make_template
 from sptune.errors import AdapterError, RecipeError
+from sptune.model.mixture import Speakers
 from sptune.model.retriever import Reading, Retriever
 
 if TYPE_CHECKING:
@@ -45,7 +54,13 @@ def describe(model: SPTModel) -> AdapterConfig:
             learn_stop=encoder.learn_stop,
         ),
         stops=model.stops,
+        decoding=DecodingConfig(kind=model.speakers.kind, gate_temperature=model.speakers.gate_temperature),
     )
+
+
+def speakers_of(config: AdapterConfig) -> Speakers:
+    """Who speaks where nothing else is asked for."""
+    return Speakers(config.decoding.kind, config.decoding.gate_temperature)
 
 
 def make_encoder(config: AdapterConfig, base: LoadedBase) -> DialogueEncoder:

@@ -19,6 +19,7 @@ from sptune.model import saved
 from sptune.model.generate import Decoding, generate_tokens, said_in, speaker
 from sptune.model.hub import local_folder, upload
 from sptune.model.load import DEFAULT_MODEL, Dtype, LoadedBase, load_base
+from sptune.model.mixture import Speakers
 from sptune.model.prompts import SoftPrompts, sample_rows
 from sptune.model.retriever import Contexts, Retriever, RetrieverKind, seeded_retriever
 from sptune.model.selection import Selection, SelectionRule, select
@@ -71,6 +72,7 @@ class SPTModel(nn.Module):
         retriever: scores contexts against prompts.
         encoder: turns dialogues into tokens; its `prompt_length` is that of `prompts`.
         stops: texts that end a reply when it is generated (the paper cuts at a line break, `R:`, `Q:` or a colon).
+        speakers: who speaks where nothing else is asked for: what the prompts were trained for.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class SPTModel(nn.Module):
         encoder: DialogueEncoder,
         *,
         stops: Sequence[str] = (),
+        speakers: Speakers | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -88,6 +91,7 @@ class SPTModel(nn.Module):
         self.retriever = retriever.to(backbone.device)
         self.encoder = encoder
         self.stops = tuple(stops)
+        self.speakers = speakers or Speakers()
 
     @property
     def trainable_parameters(self) -> int:
@@ -175,7 +179,8 @@ class SPTModel(nn.Module):
             )
         scorer = saved.make_retriever(config, loaded_adapter.tensors, base=base)
         prompts = SoftPrompts(loaded_adapter.tensors[PROMPTS_KEY])
-        model = cls(base.backbone, prompts, scorer, saved.make_encoder(config, base), stops=config.stops)
+        encoder, speakers = saved.make_encoder(config, base), saved.speakers_of(config)
+        model = cls(base.backbone, prompts, scorer, encoder, stops=config.stops, speakers=speakers)
         model.load_tensors(loaded_adapter)
         return model
 
@@ -187,13 +192,13 @@ class SPTModel(nn.Module):
         rule: SelectionRule = "top1",
         prompt: int | None = None,
     ) -> list[Reply]:
-        """Replies to n contexts in one batch, each under the prompt that was chosen for it.
+        """Replies to n contexts in one batch, each under the prompt that was chosen for it, or under all of them.
 
         Args:
             contexts: dialogues whose last turn waits for its response.
             decoding: how tokens are chosen; greedy, at most 32 new tokens, where None.
             rule: how a prompt is chosen from the scores.
-            prompt: a forced prompt.
+            prompt: a forced prompt; it speaks alone.
 
         Returns:
             n replies.
@@ -214,8 +219,9 @@ class SPTModel(nn.Module):
         ids = [self.encoder.encode_context(context).input_ids for context in contexts]
         generator = torch.Generator().manual_seed(decoding.seed) if decoding.seed is not None else None
         selections = select(self.scores_of_ids(ids), rule=rule, prompt=prompt, generator=generator)
+        speakers = decoding.speakers(self.speakers, alone=prompt is not None)
         rows = [
-            speaker(row, chosen, decoding, said=said_in(self, context))
+            speaker(row, chosen, speakers, said=said_in(self, context))
             for row, chosen, context in zip(ids, selections, contexts, strict=True)
         ]
         tokens = generate_tokens(self, rows, decoding=decoding)

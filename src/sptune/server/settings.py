@@ -94,12 +94,16 @@ class ServerSettings(Section):
         "info", description="of the log, which holds no text"
     )
 
-    decoding: Literal["top1", "fused", "gated"] = Field(
-        "top1",
-        description="who speaks where the request does not say: the chosen prompt, the average of all prompts, or their gated average",
+    decoding: Literal["top1", "fused", "gated"] | None = Field(
+        None,
+        description="who speaks where the request does not say: the chosen prompt, the average of all, or their gated average; null is "
+        "as each adapter is meant",
     )
-    gate_temperature: float = Field(
-        0.1, gt=0, allow_inf_nan=False, description="of the gate softmax(scores / gate_temperature)"
+    gate_temperature: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="of the gate softmax(scores / gate_temperature); null is the adapter's own",
     )
     slots: int = Field(
         16, ge=1, le=4096, description="replies that are generated at a time; K prompts that speak together take K"

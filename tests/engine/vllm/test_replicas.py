@@ -13,7 +13,17 @@ from typing import Any, TypeVar
 
 import pytest
 
-from engine.serving_clients import GREEDY, Answer, answers, assert_same_selection, collect, serve, serve_with
+from engine.serving_clients import (
+    GREEDY,
+    Answer,
+    answers,
+    assert_same_selection,
+    collect,
+    saved,
+    serve,
+    serve_with,
+    varied,
+)
 from engine.vllm.replica_server import ReplicaServer, running
 from model.architectures import make_architecture
 from sptune.data.dialogue import Dialogue
@@ -24,6 +34,8 @@ from sptune.errors import ModelError, UsageError
 from sptune.model.backbone import Backbone
 from sptune.model.generate import Decoding
 from sptune.model.load import LoadedBase
+from sptune.model.mixture import Speakers
+from sptune.model.spt import SPTModel
 
 Start = Callable[..., ReplicaServer]
 Result = TypeVar("Result")
@@ -413,6 +425,22 @@ def test_decoding_that_vllm_does_not_know_is_refused(
 
     visit(ask, server)
     assert not server.bodies
+
+
+def test_one_prompt_speaks_for_an_adapter_that_is_meant_for_all_together(
+    replica: Start, visit: Callable, contexts: list[Dialogue], tiny_model: Callable[..., SPTModel], tmp_path: Path
+) -> None:
+    model = varied(tiny_model(), seed=1)  # that of adapter "one"
+    model.speakers = Speakers("fused")
+    folder = saved(model, tmp_path / "meant")
+
+    async def ask(engine: VllmEngine) -> list[Answer]:
+        await engine.adapters.add("meant", folder)
+        requests = [asked(contexts), replace(asked(contexts), adapter="meant")]
+        return await answers(engine, requests)
+
+    one, meant = visit(ask, replica())
+    assert (meant.text, meant.tokens) == (one.text, one.tokens)
 
 
 def test_the_queue_has_an_end_and_no_more_is_sent_than_slots(

@@ -68,8 +68,9 @@ class VllmEngine(QueuedEngine):
         await self._source.stop()
 
     def _prepare(self, request: ServingRequest, adapter: LoadedAdapter) -> Prepared:
+        """One prompt speaks, also where the adapter is meant for several that speak together and the request does not say."""
         check_decoding(request.decoding)
-        return super()._prepare(request, adapter)
+        return super()._prepare(replace(request, decoding=replace(request.decoding, kind="top1")), adapter)
 
     async def _answer(self, stream: ReplyStream, prepared: Prepared) -> None:
         """Pass the source's tokens on as pieces. Cancelled with its stream: that aborts the request in vLLM."""
@@ -106,7 +107,7 @@ def check_decoding(decoding: Decoding) -> None:
     Raises:
         UsageError: names the option.
     """
-    if decoding.kind != "top1":
+    if decoding.kind not in (None, "top1"):
         raise UsageError(
             f"decoding: {decoding.kind!r} is not served by vLLM, where one prompt speaks; use top1, or --engine local"
         )

@@ -55,6 +55,7 @@ def model_of(info: AdapterInfo) -> Model:
             template=info.template,
             retriever=info.retriever,
             reading=info.reading,
+            decoding=info.decoding,
             stops=list(info.stops),
             loaded=info.loaded,
         ),

@@ -150,6 +150,7 @@ class SptModel(BaseModel):
     template: str | None = None
     retriever: str | None = None
     reading: str | None = None
+    decoding: str | None = Field(None, description="who speaks where a request does not say")
     stops: list[str] = []
     loaded: bool = True
 

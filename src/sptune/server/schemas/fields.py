@@ -53,7 +53,7 @@ class GenerationBody(Body):
     )
     decoding: Literal["top1", "fused", "gated"] | None = Field(
         None,
-        description="who speaks: the chosen soft prompt (top1), the average of all (fused), or the average that their scores weigh (gated)",
+        description="who speaks: the chosen soft prompt (top1), all on average (fused), or as their scores weigh them (gated)",
     )
     n: int | None = Field(None, ge=1, description="how many replies")
     seed: Seed | None = Field(None, description="makes drawn replies repeatable; reply i is drawn with seed + i")
