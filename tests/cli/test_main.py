@@ -48,6 +48,11 @@ def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out == f"sptune {__version__}\n"
 
 
+def test_python_m_is_the_command():
+    ran = subprocess.run([sys.executable, "-m", "sptune", "--version"], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (0, f"sptune {__version__}\n"), ran.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [

@@ -1,0 +1,5 @@
+"""`python -m sptune` is the command `sptune`."""
+
+from sptune.cli.main import main
+
+main()
