@@ -21,7 +21,7 @@ from sptune.evaluation.reweigh import weigh, weights_grid, with_similarity
 
 def candidate(text: str, logprob: float, *, prior: float | None = -6.0, agreed: float = 0.0) -> Candidate:
     words = len(text.split())
-    return Candidate(text, 0, 1.0, words, words, (logprob,), logprob, logprob, prior, agreed, 0.0)
+    return Candidate(text, 0, 1.0, words, words, (logprob,), logprob, logprob, (prior,), agreed, 0.0)
 
 
 def turn(number: int, *candidates: Candidate) -> TurnCandidates:
@@ -101,7 +101,7 @@ def test_consensus_can_be_measured_by_another_similarity(folder: Path):
 
 
 def test_a_prior_that_was_not_measured_is_told(folder: Path):
-    bare = [replace(one, candidates=tuple(replace(c, prior_logprob=None) for c in one.candidates)) for one in TURNS]
+    bare = [replace(one, candidates=tuple(replace(c, prior_logprobs=None) for c in one.candidates)) for one in TURNS]
     write_records(folder / "candidates.jsonl", bare)
     assert "prior: these candidates hold no log-probability" in str(error(folder, "--try", "prior_weight=0.5"))
     assert len(points(folder, "--try", "prior_weight=0")) == 1

@@ -99,10 +99,10 @@ def test_the_prior_is_the_likelihood_before_an_empty_context(
             for candidate in filter(lambda each: each.text, one.candidates):
                 alone = Dialogue("empty", (), (Turn("", candidate.text),))
                 (wanted,) = score_turns(speaking, choose_prompts(speaking, [alone]))
-                k = one.prompt if prior == "prompt" else 0
-                assert candidate.prior_logprob == pytest.approx(wanted.logprobs[k], abs=1e-3)
+                assert candidate.prior_logprobs == pytest.approx(wanted.logprobs, abs=1e-3)
+                assert len(candidate.prior_logprobs) == (model.prompts.count if prior == "prompt" else 1)
     without = made(model, turns[:1], replace(FEW, prior="none"))[0]
-    assert {candidate.prior_logprob for candidate in without.candidates} == {None}
+    assert {candidate.prior_logprobs for candidate in without.candidates} == {None}
 
 
 @pytest.mark.parametrize("source", ["top1", "each", "drawn", "fused", "gated"])

@@ -12,11 +12,12 @@ from sptune.data.dialogue import Dialogue, Turn
 from sptune.errors import DataError, ModelError
 from sptune.evaluation.candidate_replies import Reranking, Sampling
 from sptune.evaluation.ranking import TurnRank, rank_turns, ranking
-from sptune.evaluation.rerank import RerankWeights, recalled
+from sptune.evaluation.rerank import RerankWeights, prior_logprob, recalled
 from sptune.evaluation.scoring import score_turns
 from sptune.evaluation.turns import ChosenTurn, choose_prompts
 from sptune.model.backbone import Backbone
 from sptune.model.load import LoadedBase
+from sptune.model.mixture import mixture_weights
 from sptune.model.spt import SPTModel
 from tiny import tiny_llama, tiny_spt
 
@@ -66,8 +67,9 @@ def test_ranks_are_those_of_scoring_every_candidate_alone(model: SPTModel, dialo
     [
         RerankWeights(likelihood="top1", prior=0.75, consensus=0.0),
         RerankWeights(likelihood="top1", prior=1.0, length_power=0.5, consensus=40.0, persona=3.0),
+        RerankWeights(likelihood="mixture", prior=0.75, consensus=0.0),
     ],
-    ids=["information", "persona"],
+    ids=["information", "persona", "mixture"],
 )
 def test_reranking_weighs_candidates_as_it_does_drawn_ones_but_for_consensus(
     model: SPTModel, dialogues: Dialogues, weights: RerankWeights
@@ -81,7 +83,10 @@ def test_reranking_weighs_candidates_as_it_does_drawn_ones_but_for_consensus(
         talk = replace(turn.dialogue, turns=(*asked[: turn.span.turn], answered))
         given = score_turns(model, choose_prompts(model, [talk]))[-1]
         (alone,) = score_turns(model, choose_prompts(model, [Dialogue("empty", (), (Turn("", text),))]))
-        information = given.logprobs[k] - weights.prior * alone.logprobs[k]
+        speakers = mixture_weights(turn.selection, kind=weights.likelihood, temperature=0.1)
+        both = [prior_logprob(one.logprobs, speakers) or 0.0 for one in (given, alone)]  # summed over the tokens
+        assert weights.likelihood != "top1" or both == [given.logprobs[k], alone.logprobs[k]]
+        information = both[0] - weights.prior * both[1]
         return information / given.tokens**weights.length_power + weights.persona * recalled(text, talk.persona)
 
     ranks = rank_turns(model, turns, reranking=Reranking(weights=weights))

@@ -21,9 +21,12 @@ from sptune.evaluation.rerank import (
 NOTHING = RerankWeights(prior=0.0, consensus=0.0)
 
 
-def candidate(text: str, *logprobs: float, tokens: int = 4, prior: float | None = -8.0, **more: float) -> Candidate:
+def candidate(
+    text: str, *logprobs: float, tokens: int = 4, prior: float | tuple[float, ...] | None = -8.0, **more: float
+) -> Candidate:
+    priors = (prior,) * len(logprobs) if isinstance(prior, float) else prior
     values = {"fused_logprob": logprobs[0], "gated_logprob": logprobs[0], "consensus": 0.0, "persona_recall": 0.0}
-    return Candidate(text, 0, 1.0, tokens, tokens, logprobs, prior_logprob=prior, **{**values, **more})
+    return Candidate(text, 0, 1.0, tokens, tokens, logprobs, prior_logprobs=priors, **{**values, **more})
 
 
 def turn_of(*candidates: Candidate, prompt: int = 0, gate: tuple[float, ...] = (0.25, 0.75)) -> TurnCandidates:
@@ -36,6 +39,23 @@ def test_every_part_of_the_score_by_hand():
     turn = turn_of(one, prompt=1)
     assert candidate_score(turn, one, weights) == pytest.approx((-3.0 + 0.25 * 8.0) / 4**0.5 + 2 * 0.5 + 4 * 0.25)
     assert rerank(turn, weights).score == candidate_score(turn, one, weights)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "prior"),
+    [
+        ("top1", -2.0),
+        ("fused", math.log(0.5 * math.exp(-2) + 0.5 * math.exp(-6))),
+        ("gated", math.log(0.25 * math.exp(-2) + 0.75 * math.exp(-6))),
+        ("mixture", math.log(0.25 * math.exp(-2) + 0.75 * math.exp(-6))),
+    ],
+)
+def test_the_prior_is_that_of_those_whose_likelihood_counts(likelihood: str, prior: float):
+    weights = RerankWeights(likelihood, length_power=0.0, prior=1.0, consensus=0.0)
+    one = candidate("yes", -3.0, -3.0, prior=(-2.0, -6.0))
+    assert candidate_score(turn_of(one), one, weights) == pytest.approx(-3.0 - prior)
+    bare = candidate("yes", -3.0, -3.0, prior=(-5.0,))
+    assert candidate_score(turn_of(bare), bare, weights) == pytest.approx(2.0), "the bare model's, whoever speaks"
 
 
 @pytest.mark.parametrize(("likelihood", "best"), [("top1", 0), ("fused", 1), ("gated", 2), ("mixture", 3)])

@@ -24,7 +24,7 @@ class RerankSection(Section):
     top_p: float = Field(0.9, gt=0, le=1, description="nucleus probability of the samples")
     prior: Literal["prompt", "bare", "none"] = Field(
         "prompt",
-        description="log-probability without the context: by the chosen prompt, by the base model alone, or not measured",
+        description="log-probability without the context: by the prompts whose likelihood counts, by the base model alone, or not measured",
     )
     similarity: Literal["f1", "rouge", "bleu", "chrf"] = Field(
         "rouge", description="of a candidate to the others, for consensus; rouge is the mean of ROUGE-1 and ROUGE-2"

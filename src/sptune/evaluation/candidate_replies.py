@@ -46,8 +46,8 @@ class Sampling:
             (`fused`), or their gated average (`gated`). The last two cost K times as much.
         temperature: of the samples.
         top_p: nucleus probability of the samples.
-        prior: what gives the log-probability without the context: the chosen prompt before an empty context
-            (`prompt`), the base model alone before an empty context (`bare`), or nothing (`none`).
+        prior: what gives the log-probability without the context: the prompts whose likelihood counts, before an empty
+            context (`prompt`), the base model alone before an empty context (`bare`), or nothing (`none`).
         similarity: of the consensus.
         seed: of the draws; each candidate of each turn has its own, whatever else is drawn.
     """
@@ -197,7 +197,7 @@ class _Maker:
             for k in range(self.count)
         ]
         logprobs = dict(zip(unique, (torch.stack(rows) for rows in zip(*each, strict=True)), strict=True))  # (K, m)
-        priors = dict(zip(unique, self.priors.logprobs(turn.selection.prompt, ids), strict=True))
+        priors = dict(zip(unique, self.priors.logprobs(range(self.count), ids), strict=True))
         agreement = consensus(texts, self.sampling.similarity)
         for (stream, tokens), text, agreed in zip(replies, texts, agreement, strict=True):
             own = logprobs[text]
@@ -210,7 +210,7 @@ class _Maker:
                 logprobs=tuple(own.sum(1).tolist()),
                 fused_logprob=float(mixed_logprobs(own, (1 / self.count,) * self.count).sum()),
                 gated_logprob=float(mixed_logprobs(own, gate).sum()),
-                prior_logprob=priors[text],
+                prior_logprobs=priors[text],
                 consensus=agreed,
                 persona_recall=recalled(text, turn.dialogue.persona),
             )

@@ -21,7 +21,7 @@ class Priors:
 
     Args:
         model: the model.
-        source: before the empty context stands the prompt that is asked about (`prompt`), or nothing (`bare`); or no prior
+        source: before the empty context stands each prompt that is asked about (`prompt`), or nothing (`bare`); or no prior
             is measured (`none`).
         way: from `find_way`.
     """
@@ -30,16 +30,20 @@ class Priors:
         self._model, self._source, self._way = model, source, way
         self._empty: dict[int | None, Prefix] = {}
 
-    def logprobs(self, prompt: int, replies: Sequence[Tokens]) -> list[float | None]:
-        """Summed log-probability of each reply, nats, a learned stop token included; None where no prior is measured.
+    def logprobs(self, prompts: Sequence[int], replies: Sequence[Tokens]) -> list[tuple[float, ...] | None]:
+        """Summed log-probabilities of each reply, nats, a learned stop token included; None where no prior is measured.
 
         Args:
-            prompt: number of the prompt that was chosen for the context.
+            prompts: numbers of the prompts whose likelihood counts; each gives one, the bare model a single one.
             replies: token ids, without the stop token.
         """
         if self._source == "none":
             return [None] * len(replies)
-        prefix = self._run(prompt if self._source == "prompt" else None)
+        speakers = prompts if self._source == "prompt" else [None]
+        return list(zip(*(self._sums(prompt, replies) for prompt in speakers), strict=True))
+
+    def _sums(self, prompt: int | None, replies: Sequence[Tokens]) -> list[float]:
+        prefix = self._run(prompt)
         found = token_logprobs(
             self._model.backbone,
             prefix,

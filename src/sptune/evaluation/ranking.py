@@ -13,7 +13,7 @@ import torch
 from sptune.errors import DataError, ModelError
 from sptune.evaluation.candidate_replies import Reranking, Sampling
 from sptune.evaluation.priors import Priors
-from sptune.evaluation.rerank import RerankWeights, informative_likelihood, recalled
+from sptune.evaluation.rerank import RerankWeights, informative_likelihood, prior_logprob, recalled
 from sptune.model.mixture import Likelihood, mixture_weights, response_logprob
 from sptune.model.prefix import Way, find_way, prompted, run_prefix, token_logprobs
 
@@ -199,9 +199,10 @@ class _Ranker:
         return [self._rank(task, ids, each) for task, ids, each in zip(tasks, unique, found, strict=True)]
 
     def _rank(self, task: _Task, ids: Sequence[tuple[int, ...]], each: Sequence[Sequence[Tensor]]) -> TurnRank:
-        used = [weight for weight in task.weights if weight]
+        speakers = [k for k, weight in enumerate(task.weights) if weight]
+        used = [task.weights[k] for k in speakers]
         stacked = [torch.stack(logprobs) for logprobs in zip(*each, strict=True)]  # of (K', m)
-        priors = self.priors.logprobs(task.turn.selection.prompt, ids)
+        priors = [prior_logprob(own, used) for own in self.priors.logprobs(speakers, ids)]
         likelihood = {
             tokens: self._likelihood(logprobs, used, prior)
             for tokens, logprobs, prior in zip(ids, stacked, priors, strict=True)

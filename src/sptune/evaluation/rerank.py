@@ -11,7 +11,7 @@ from sptune.errors import UsageError
 from sptune.evaluation.metrics.f1 import unigram_f1
 from sptune.evaluation.metrics.persona import persona_recall
 from sptune.evaluation.metrics.rouge import rouge
-from sptune.model.mixture import Likelihood
+from sptune.model.mixture import Likelihood, one_hot
 from sptune.text import chrf, sentence_bleu
 
 Similarity = Literal["f1", "rouge", "bleu", "chrf"]
@@ -46,7 +46,8 @@ class Candidate:
         logprobs: K log-probabilities of the text given the context, nats, summed: one under each prompt.
         fused_logprob: the same under the average of the K distributions at every token.
         gated_logprob: the same under their average weighted by the gate.
-        prior_logprob: summed log-probability of the text without the context; None where it was not asked for.
+        prior_logprobs: summed log-probability of the text without the context: under each of the K prompts, or a single one, under the bare
+            model; None where it was not asked for.
         consensus: mean similarity to the turn's other candidates, 0..1.
         persona_recall: share of the persona's content words that it holds, 0..1.
     """
@@ -59,7 +60,7 @@ class Candidate:
     logprobs: tuple[float, ...]
     fused_logprob: float
     gated_logprob: float
-    prior_logprob: float | None
+    prior_logprobs: tuple[float, ...] | None
     consensus: float
     persona_recall: float
 
@@ -101,7 +102,7 @@ class RerankWeights:
         likelihood: whose likelihood counts: of the chosen prompt (`top1`), of the average of the K distributions at
             every token (`fused`), of their gated average (`gated`), or of one prompt drawn from the gate (`mixture`).
         length_power: alpha; log-probabilities are divided by tokens^alpha. 0 sums, 1 takes the mean per token.
-        prior: lambda, weight of the log-probability without the context (mutual information).
+        prior: lambda, weight of the log-probability without the context, of those whose likelihood counts (mutual information).
         consensus: mu, weight of the mean similarity to the other candidates (minimum Bayes risk).
         persona: rho, weight of the persona recall.
     """
@@ -146,8 +147,8 @@ def rerank(turn: TurnCandidates, weights: RerankWeights) -> Choice:
     Raises:
         UsageError: a prior has a weight, but the candidates hold none.
 
-    >>> one = Candidate("no .", 0, 0.0, 3, 3, (-3.0,), -3.0, -3.0, -2.0, 0.2, 0.0)
-    >>> two = Candidate("i keep bees .", 0, 1.0, 5, 5, (-10.0,), -10.0, -10.0, -20.0, 0.1, 0.5)
+    >>> one = Candidate("no .", 0, 0.0, 3, 3, (-3.0,), -3.0, -3.0, (-2.0,), 0.2, 0.0)
+    >>> two = Candidate("i keep bees .", 0, 1.0, 5, 5, (-10.0,), -10.0, -10.0, (-20.0,), 0.1, 0.5)
     >>> turn = TurnCandidates("a", 0, ("i keep bees .",), "hi", "i keep bees", 0, (1.0,), 0.0, (1.0,), (one, two))
     >>> rerank(turn, RerankWeights(prior=0.0, consensus=0.0)), rerank(turn, RerankWeights(prior=0.5, consensus=0.0))
     (Choice(index=0, score=-1.0), Choice(index=1, score=0.0))
@@ -159,14 +160,31 @@ def rerank(turn: TurnCandidates, weights: RerankWeights) -> Choice:
 
 def candidate_score(turn: TurnCandidates, candidate: Candidate, weights: RerankWeights) -> float:
     """The score of one candidate of `turn`; see `rerank`."""
-    given = {
-        "top1": candidate.logprobs[turn.prompt],
-        "fused": candidate.fused_logprob,
-        "gated": candidate.gated_logprob,
-        "mixture": _mixture_logprob(candidate.logprobs, turn.gate),
+    count = len(turn.scores)
+    given, speakers = {
+        "top1": (candidate.logprobs[turn.prompt], one_hot(turn.prompt, count)),
+        "fused": (candidate.fused_logprob, (1 / count,) * count),
+        "gated": (candidate.gated_logprob, turn.gate),
+        "mixture": (_mixture_logprob(candidate.logprobs, turn.gate), turn.gate),
     }[weights.likelihood]
-    likelihood = informative_likelihood(given, candidate.prior_logprob, candidate.tokens, weights)
+    prior = prior_logprob(candidate.prior_logprobs, speakers)
+    likelihood = informative_likelihood(given, prior, candidate.tokens, weights)
     return likelihood + weights.consensus * candidate.consensus + weights.persona * candidate.persona_recall
+
+
+def prior_logprob(logprobs: Sequence[float] | None, speakers: Sequence[float]) -> float | None:
+    """Log-probability of a whole reply without its context, `log sum_k w_k p_k(r)`, nats.
+
+    Args:
+        logprobs: under each of the prompts; a single one is that of the bare model, whoever speaks.
+        speakers: weights of the prompts, which sum to 1.
+
+    >>> prior_logprob((-1.0, -1.0, -9.0), (0.5, 0.5, 0.0)), prior_logprob((-2.0,), (0.5, 0.5))
+    (-1.0, -2.0)
+    """
+    if logprobs is None:
+        return None
+    return logprobs[0] if len(logprobs) == 1 else _mixture_logprob(logprobs, speakers)
 
 
 def informative_likelihood(given: float, prior: float | None, tokens: int, weights: RerankWeights) -> float:
