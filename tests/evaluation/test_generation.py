@@ -88,7 +88,7 @@ def test_the_speaker_does_not_repeat_the_data(model: SPTModel, dialogues: Dialog
 
 def test_the_chosen_candidate_is_named() -> None:
     spoken = [
-        Candidate("no .", prompt, 1.0, 3, 3, (-3.0, -9.0), -4.0, -4.0, -2.0, 0.0, recall)
+        Candidate("no .", prompt, 1.0, 3, 3, (-3.0, -9.0), -4.0, -4.0, (-2.0, -2.0), 0.0, recall)
         for prompt, recall in ((1, 0.5), (None, 0.9))
     ]
     turn = TurnCandidates("a", 2, ("i sail .",), "hi", "yes", 0, (0.5, 0.1), 0.4, (0.6, 0.4), tuple(spoken))
