@@ -103,6 +103,7 @@ def test_a_mixture_of_the_prompts_speaks(talk: list[object]) -> None:
     )
     assert gated == chosen != fused
     both = run(*talk, "--decoding", "fused", "--candidates", 3, typed="hello\nwho are you ?\n")
+    assert "3 prompts of 4 virtual tokens, fused" in both.stderr
     assert both.stdout.count("\n") == 2
     found = failure(run(*talk, "--decoding", "gated", "--gate-temperature", 0))
     assert "gate_temperature: 0.0 is out of range" in str(found)

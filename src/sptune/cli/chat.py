@@ -120,7 +120,7 @@ def chat(  # noqa: PLR0913 - each is one option
         prompt=parse_prompt(prompt, count=model.prompts.count, option="--prompt"),
         sticky=sticky_margin if selection == "sticky" else None,
     )
-    screen.note(_greeting(adapter, model, sentences))
+    screen.note(_greeting(adapter, model, sentences, decoding or model.speakers.kind))
     ChatLoop(session, screen).run()
 
 
@@ -163,11 +163,12 @@ def _engine(model: SPTModel, candidates: int, speaker: Speaker, seed: int | None
     return RerankingEngine(model, make_reranking(section, seed=seed or 0))
 
 
-def _greeting(adapter: str | None, model: SPTModel, persona: tuple[str, ...]) -> str:
+def _greeting(adapter: str | None, model: SPTModel, persona: tuple[str, ...], speaker: Speaker) -> str:
     """The first screen: what is loaded, who replies, what to type."""
     backbone, prompts = model.backbone, model.prompts
     place = f"{str(backbone.dtype).removeprefix('torch.')}, {backbone.device}"
     size = f"{prompts.count} prompt{'s' if prompts.count > 1 else ''} of {prompts.length} virtual tokens"
+    size += "" if speaker == "top1" else f", {speaker}"
     return "\n".join(
         [
             f"adapter   {adapter}: {size}" if adapter else "adapter   none, the bare model",
