@@ -339,6 +339,10 @@ def test_the_adapter_says_who_speaks_where_nothing_else_is_said(
     assert (engine.mixture(reply.selection) is None) == (kind == "top1")
     alone = replace(FUSED, kind="top1")
     assert engine.generate([talk], decoding=meant, prompt=1) == engine.generate([talk], decoding=alone, prompt=1)
+    drawn = {"rule": "random", "decoding": replace(meant, seed=1)}
+    of_one = {"rule": "random", "decoding": replace(alone, seed=1)}
+    assert engine.generate([talk], **drawn) == engine.generate([talk], **of_one), "a drawn prompt speaks alone"
+    assert loaded.generate([talk], **drawn)[0].tokens == loaded.generate([talk], **of_one)[0].tokens
     assert loaded.generate([talk], decoding=replace(meant, num_beams=2)) == loaded.generate(
         [talk], decoding=replace(alone, num_beams=2)
     ), "beams follow one prompt"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +72,7 @@ class LocalEngine:
         threshold: float = 0.0,
     ) -> list[Reply]:
         """See `Engine.generate`."""
-        decoding = decoding or Decoding()
+        decoding = self._meant(decoding, rule)
         ids = self._encode(contexts)
         selections = self._choose(ids, _Choice(rule, prompt, previous, threshold, decoding.seed))
         rows = [
@@ -92,10 +92,15 @@ class LocalEngine:
         threshold: float = 0.0,
     ) -> Generator[Chunk, None, None]:
         """See `Engine.stream`."""
-        decoding = decoding or Decoding()
+        decoding = self._meant(decoding, rule)
         ids = self._encode([context])
         [selection] = self._choose(ids, _Choice(rule, prompt, [previous], threshold, decoding.seed))
         return self._begin(context, ids[0], selection, decoding, forced=prompt is not None)
+
+    def _meant(self, decoding: Decoding | None, rule: SelectionRule) -> Decoding:
+        """`decoding` with who speaks, as the adapter is meant where it does not say."""
+        decoding = decoding or Decoding()
+        return replace(decoding, **asdict(decoding.speakers(self.model.speakers, rule=rule)))
 
     def _begin(
         self, context: Dialogue, ids: tuple[int, ...], selection: Selection, decoding: Decoding, *, forced: bool
@@ -108,7 +113,7 @@ class LocalEngine:
         self, context: Dialogue, ids: tuple[int, ...], selection: Selection, decoding: Decoding, *, forced: bool
     ) -> PromptedContext:
         """Who speaks: as `decoding` says, but a forced prompt speaks alone."""
-        speakers = decoding.speakers(self.model.speakers, alone=forced)
+        speakers = decoding.speakers(self.model.speakers, forced=forced)
         return speaker(ids, selection, speakers, said=said_in(self.model, context))
 
     def _encode(self, contexts: Sequence[Dialogue]) -> list[tuple[int, ...]]:

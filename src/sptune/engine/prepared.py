@@ -96,7 +96,7 @@ def prepare(
         model=model,
         ids=ids,
         selection=selection,
-        weights=request.decoding.speakers(model.speakers, alone=request.prompt is not None).weights(selection),
+        weights=request.decoding.speakers(model.speakers, forced=request.prompt is not None).weights(selection),
         selection_seconds=time.perf_counter() - before,
         decoding=request.decoding,
         stops=(*(model.stops if request.context else ()), *request.stop),

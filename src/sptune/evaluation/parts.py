@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,6 @@ from sptune.evaluation.records import write_records
 from sptune.evaluation.result import CANDIDATES_NAME, GENERATIONS_NAME, PARTIAL_CANDIDATES_NAME, PARTIAL_NAME
 from sptune.evaluation.scoring import score_turns
 from sptune.model.generate import rules_of
-from sptune.model.mixture import Speakers
 
 if TYPE_CHECKING:
     from sptune.evaluation.metrics.profile import MetricReport
@@ -49,12 +48,9 @@ class Parts:
         self.model = model
         self.settings = settings
         self.progress = progress
-        alone = settings.prompt is not None or settings.rule != "top1" or settings.rerank is not None
-        own = Speakers(gate_temperature=model.speakers.gate_temperature) if alone else model.speakers
-        self.speakers = settings.decoding.speakers(own)
-        self.decoding = replace(
-            settings.decoding, kind=self.speakers.kind, gate_temperature=self.speakers.gate_temperature
-        )
+        forced = settings.prompt is not None or settings.rerank is not None
+        self.speakers = settings.decoding.speakers(model.speakers, rule=settings.rule, forced=forced)
+        self.decoding = replace(settings.decoding, **asdict(self.speakers))
         self.seconds: dict[str, float] = {}
 
     @contextmanager

@@ -14,7 +14,7 @@ from sptune.model.packed import generate_packed
 from sptune.model.padded import Row, beam_search, generate_padded
 from sptune.model.prefix import Prefixes, find_way
 from sptune.model.sampling import draw_seed
-from sptune.model.selection import Selection
+from sptune.model.selection import Selection, SelectionRule
 from sptune.model.streams import Rules, Speech, Stream, Tokens, end_tokens
 
 if TYPE_CHECKING:
@@ -70,14 +70,16 @@ class Decoding:
         if self.num_beams > 1 and self.kind not in (None, "top1"):
             raise UsageError(f"num_beams: {self.num_beams} beams follow one prompt; use num_beams=1 with {self.kind}")
 
-    def speakers(self, own: Speakers, *, alone: bool = False) -> Speakers:
+    def speakers(self, own: Speakers, *, rule: SelectionRule = "top1", forced: bool = False) -> Speakers:
         """Who speaks.
 
         Args:
-            own: those of the adapter, which hold where nothing else is said and no beams follow one prompt.
-            alone: the prompt was not the retriever's choice, but forced: it speaks alone.
+            own: those of the adapter, which hold where nothing else is said.
+            rule: how the prompt was chosen; unless a `kind` says otherwise, one that was drawn speaks alone.
+            forced: the prompt was given; it speaks alone, and so does the one that beams follow.
         """
-        kind = "top1" if alone or self.num_beams > 1 else self.kind or own.kind
+        meant = own.kind if rule == "top1" else "top1"
+        kind = "top1" if forced or self.num_beams > 1 else self.kind or meant
         return Speakers(kind, self.gate_temperature or own.gate_temperature)
 
 

@@ -219,7 +219,7 @@ class SPTModel(nn.Module):
         ids = [self.encoder.encode_context(context).input_ids for context in contexts]
         generator = torch.Generator().manual_seed(decoding.seed) if decoding.seed is not None else None
         selections = select(self.scores_of_ids(ids), rule=rule, prompt=prompt, generator=generator)
-        speakers = decoding.speakers(self.speakers, alone=prompt is not None)
+        speakers = decoding.speakers(self.speakers, rule=rule, forced=prompt is not None)
         rows = [
             speaker(row, chosen, speakers, said=said_in(self, context))
             for row, chosen, context in zip(ids, selections, contexts, strict=True)
