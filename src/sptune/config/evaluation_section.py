@@ -58,7 +58,8 @@ class EvaluationSection(Section):
     )
     decoding: Literal["top1", "fused", "gated", "rerank"] = Field(
         "top1",
-        description="who speaks: the chosen prompt, at every token the average of all prompts, their gated average, or the best of some candidates",
+        description="who speaks: the chosen prompt, at every token the average of all prompts, their gated average, or the best of some "
+        "candidates; kept in the adapter",
     )
     gate_temperature: Positive | None = Field(
         None, description="of the gate softmax(scores / gate_temperature); null is losses.gate_temperature"
