@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +72,7 @@ class LocalEngine:
         threshold: float = 0.0,
     ) -> list[Reply]:
         """See `Engine.generate`."""
-        decoding = self._meant(decoding, rule)
+        decoding = (decoding or Decoding()).meant(self.model.speakers, rule=rule)
         ids = self._encode(contexts)
         selections = self._choose(ids, _Choice(rule, prompt, previous, threshold, decoding.seed))
         rows = [
@@ -92,15 +92,10 @@ class LocalEngine:
         threshold: float = 0.0,
     ) -> Generator[Chunk, None, None]:
         """See `Engine.stream`."""
-        decoding = self._meant(decoding, rule)
+        decoding = (decoding or Decoding()).meant(self.model.speakers, rule=rule)
         ids = self._encode([context])
         [selection] = self._choose(ids, _Choice(rule, prompt, [previous], threshold, decoding.seed))
         return self._begin(context, ids[0], selection, decoding, forced=prompt is not None)
-
-    def _meant(self, decoding: Decoding | None, rule: SelectionRule) -> Decoding:
-        """`decoding` with who speaks, as the adapter is meant where it does not say."""
-        decoding = decoding or Decoding()
-        return replace(decoding, **asdict(decoding.speakers(self.model.speakers, rule=rule)))
 
     def _begin(
         self, context: Dialogue, ids: tuple[int, ...], selection: Selection, decoding: Decoding, *, forced: bool

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,8 +48,8 @@ class Parts:
         self.settings = settings
         self.progress = progress
         forced = settings.prompt is not None or settings.rerank is not None
-        self.speakers = settings.decoding.speakers(model.speakers, rule=settings.rule, forced=forced)
-        self.decoding = replace(settings.decoding, **asdict(self.speakers))
+        self.decoding = settings.decoding.meant(model.speakers, rule=settings.rule, forced=forced)
+        self.speakers = self.decoding.speakers(model.speakers)
         self.seconds: dict[str, float] = {}
 
     @contextmanager

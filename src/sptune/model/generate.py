@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
@@ -81,6 +81,10 @@ class Decoding:
         meant = own.kind if rule == "top1" else "top1"
         kind = "top1" if forced or self.num_beams > 1 else self.kind or meant
         return Speakers(kind, self.gate_temperature or own.gate_temperature)
+
+    def meant(self, own: Speakers, *, rule: SelectionRule = "top1", forced: bool = False) -> Decoding:
+        """The same with who speaks filled in; see `speakers`."""
+        return replace(self, **asdict(self.speakers(own, rule=rule, forced=forced)))
 
 
 @dataclass(frozen=True, slots=True)

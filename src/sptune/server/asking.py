@@ -27,8 +27,6 @@ async def chat_requests(service: Service, body: ChatBody, *, name: str) -> list[
         SptError: what the engine says of the choice of prompts.
     """
     one = await conversation_request(service, body, model=body.model, name=name)
-    if one.adapter is None and body.decoding not in (None, "top1"):
-        raise _no_prompts("decoding")
     tokens = body.max_completion_tokens or body.max_tokens
     one = replace(one, stop=body.stops, logprobs=(body.top_logprobs or 0) if body.logprobs else None)
     decoding = make_decoding(service, body, max_tokens=tokens)
@@ -44,8 +42,6 @@ def completion_requests(service: Service, body: CompletionBody) -> list[ServingR
     adapter = service.adapter(body.model)
     if adapter is None and body.forced is not None:
         raise _no_prompts("spt_prompt")
-    if adapter is None and body.decoding not in (None, "top1"):
-        raise _no_prompts("decoding")
     decoding = make_decoding(service, body, max_tokens=body.max_tokens)
     return [
         request
@@ -83,9 +79,15 @@ async def conversation_request(
 
 
 def make_decoding(service: Service, body: GenerationBody, *, max_tokens: int | None) -> Decoding:
-    """How tokens are chosen, and who speaks; where a request does not say, the server's settings do."""
+    """How tokens are chosen, and who speaks; where a request does not say, the server's settings do.
+
+    Raises:
+        ApiError: prompts that are to speak together of the base model, which has none.
+    """
     from sptune.model.generate import Decoding
 
+    if body.decoding not in (None, "top1") and service.adapter(body.model) is None:
+        raise _no_prompts("decoding")
     settings = service.settings
     return Decoding(
         max_new_tokens=max_tokens or min(settings.default_max_tokens, settings.max_tokens),
