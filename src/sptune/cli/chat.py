@@ -111,16 +111,17 @@ def chat(  # noqa: PLR0913 - each is one option
             gate_temperature=gate_temperature,
         )
         model = _model(adapter, base, dtype, device)
+    speaker = tokens.speakers(model.speakers).kind
     if seed is None:
         torch.seed()  # else every unseeded chat would draw the same replies
     session = Session(
-        _engine(model, candidates, decoding or model.speakers.kind, seed),
+        _engine(model, candidates, speaker, seed),
         persona=sentences,
         decoding=tokens,
         prompt=parse_prompt(prompt, count=model.prompts.count, option="--prompt"),
         sticky=sticky_margin if selection == "sticky" else None,
     )
-    screen.note(_greeting(adapter, model, sentences, decoding or model.speakers.kind))
+    screen.note(_greeting(adapter, model, sentences, speaker))
     ChatLoop(session, screen).run()
 
 
