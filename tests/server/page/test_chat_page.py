@@ -61,7 +61,16 @@ def test_prompts_that_spoke_together_can_each_be_read(
         page.get_by_role("button", name="Use this reply").click()
         expect(page.locator(".reply .speaker")).to_have_text("Prompt 3")
         expect(page.locator(".reason")).to_contain_text("Prompt 3 speaks because you chose its reply.")
-    assert stand_in.asked[-1]["prompt"] == 3
+        page.get_by_role("button", name="All prompts together").click()
+        expect(page.locator(".other .speaker")).to_have_text("All prompts together would have said")
+        page.get_by_role("button", name="Close").click()
+        expect(page.get_by_role("button", name="All prompts together")).to_be_focused()
+        page.get_by_role("button", name="All prompts together").click()
+        page.get_by_role("button", name="Use this reply").click()
+        expect(page.locator(".reply .speaker")).to_have_text("All prompts together")
+        expect(page.locator(".reason")).to_have_text(reason)
+        expect(page.get_by_role("button", name="All prompts together")).to_be_hidden()
+    assert [asked["prompt"] for asked in stand_in.asked] == ["auto", 3]
 
 
 def test_model_output_is_never_markup(stand_in: StandIn, open_page: Opener) -> None:

@@ -86,7 +86,7 @@ export class Conversation {
   #show(exchange) {
     const view = new ExchangeView(exchange, {
       isLast: () => this.talk.exchanges.at(-1) === exchange,
-      hear: (prompt) => this.#hear(exchange, String(prompt)),
+      hear: (voice) => this.#hear(exchange, String(voice)),
       leave: () => this.#leave(view),
       adopt: () => this.#adopt(exchange),
       rate: (rating) => this.#rate(exchange, rating),
@@ -154,7 +154,7 @@ export class Conversation {
     }
   }
 
-  /** Show what the prompt `voice` would have said, beside the reply; or leave it when it is shown, or is the reply. */
+  /** Show what `voice` would have said, beside the reply; or leave it when it is shown, or is the reply. */
   async #hear(exchange, voice) {
     const view = this.#views.get(exchange);
     this.#hearing?.abort();
@@ -168,7 +168,7 @@ export class Conversation {
     if (!exchange.replies[voice]) await this.#ask(exchange, beside, view);
     view.render();
     if (view.beside === beside && !beside.error) {
-      this.#page.announce(`Prompt ${voice} would have said: ${beside.reply.text || "nothing"}`);
+      this.#page.announce(`${nameOf(voice)} would have said: ${beside.reply.text || "nothing"}`);
     }
   }
 
@@ -191,7 +191,7 @@ export class Conversation {
     this.#hearing?.abort();
     view.beside = null;
     view.render();
-    if (voice !== undefined) view.focusBar(Number(voice));
+    if (voice !== undefined) view.focusVoice(voice);
   }
 
   /** What is shown beside the reply takes its place; where the talk has gone on since, a new one begins from here. */
@@ -204,7 +204,7 @@ export class Conversation {
       exchange.voice = voice;
       Object.assign(view, { beside: null, error: null, told: "" });
       view.render();
-      this.#page.announce(`The reply of prompt ${voice} is now part of the talk.`);
+      this.#page.announce(`${nameOf(voice)}: this reply is now part of the talk.`);
     } else {
       this.#earlier.push(this.talk);
       this.#open(branch(this.talk, exchange, voice));

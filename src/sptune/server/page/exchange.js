@@ -3,7 +3,7 @@
 import { Problem } from "./problem.js";
 import { reasonOf } from "./reason.js";
 import { paint, ScoreBars } from "./scores.js";
-import { answer, isPrompt, nameOf, voiceOf } from "./talks.js";
+import { answer, isPrompt, nameOf, TOGETHER, voiceOf } from "./talks.js";
 
 const NOTES = { stopped: "You stopped it here.", broken: "It broke off here." };
 
@@ -19,7 +19,7 @@ export class ExchangeView {
   #bars = null;
   #problem;
 
-  /** @param actions what the buttons do: hear(prompt), adopt(), leave(), rate(rating), retry(), again(), edit(), isLast() */
+  /** @param actions what the buttons do: hear(voice), adopt(), leave(), rate(rating), retry(), again(), edit(), isLast() */
   constructor(exchange, actions) {
     this.exchange = exchange;
     this.actions = actions;
@@ -29,6 +29,7 @@ export class ExchangeView {
     const clicks = {
       ".adopt": actions.adopt,
       ".leave": actions.leave,
+      ".together": () => actions.hear(TOGETHER),
       ".up": () => actions.rate(1),
       ".down": () => actions.rate(-1),
       ".retry": actions.retry,
@@ -51,8 +52,10 @@ export class ExchangeView {
     this.#find(".reply").focus();
   }
 
-  focusBar(prompt) {
-    this.#bars?.focus(prompt);
+  /** Focus what lets `voice` be heard. */
+  focusVoice(voice) {
+    if (isPrompt(voice)) this.#bars?.focus(Number(voice));
+    else this.#find(".together").focus();
   }
 
   #find(selector) {
@@ -83,7 +86,7 @@ export class ExchangeView {
     place.hidden = !this.beside;
     this.#find(".voices").classList.toggle("two", Boolean(this.beside));
     if (!this.beside) return;
-    const speaker = `Prompt ${voice} would have said`;
+    const speaker = `${nameOf(voice)} would have said`;
     fill(place, { reply, speaker, live, voice, most: this.#most, error });
     this.#find(".adopt").hidden = live || !reply.text || Boolean(error);
     this.#find(".adopt").textContent = this.actions.isLast() ? "Use this reply" : "Go on from here with this";
@@ -95,8 +98,11 @@ export class ExchangeView {
     this.#find(".scores").hidden = !selection;
     if (!selection) return;
     this.#bars ??= new ScoreBars(this.#find(".scores"), selection.scores, this.actions.hear);
-    const spoke = isPrompt(this.#voice) ? Number(this.#voice) : null;
-    this.#bars.mark(spoke, this.beside && Number(this.beside.voice));
+    const [spoke, beside] = [this.#voice, this.beside?.voice ?? null].map((voice) => (isPrompt(voice) ? Number(voice) : null));
+    this.#bars.mark(spoke, beside);
+    const together = this.#find(".together");
+    together.hidden = this.#voice === TOGETHER || !this.exchange.replies[TOGETHER];
+    together.setAttribute("aria-expanded", String(this.beside?.voice === TOGETHER));
     this.#find(".reason").textContent = reasonOf({ ...this.exchange, voice: this.#voice });
   }
 

@@ -32,7 +32,7 @@ export class ScoreBars {
     requestAnimationFrame(() => this.#bars.forEach((bar) => bar.classList.add("grown")));
   }
 
-  /** Mark the prompt that spoke (null: all together), and the one that is shown beside it (null: none). */
+  /** Mark the prompt that spoke and the one that is shown beside its reply; null is none of them. */
   mark(spoke, beside) {
     this.#bars.forEach((bar, prompt) => {
       bar.classList.toggle("spoke", prompt === spoke);
