@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sptune.cli.figures import echo_tables, progress_bars
 from sptune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from sptune.evaluation.candidate_replies import Reranking
     from sptune.evaluation.result import EvaluationResult
     from sptune.evaluation.run import Settings, Source
-    from sptune.evaluation.table import Table
-    from sptune.evaluation.turns import Progress
     from sptune.model.spt import SPTModel
 
 DECODINGS = ("top1", "fused", "gated", "rerank")
@@ -257,28 +255,6 @@ def _interruptible() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-@contextmanager
-def progress_bars() -> Iterator[Progress | None]:
-    """A bar for each part on standard error, with the time that is left; None where nobody would see it."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    columns = (TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TextColumn("turns"))
-    with Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bars:
-        tasks: dict[str, Any] = {}
-
-        def show(part: str, done: int, total: int) -> None:
-            if part not in tasks:
-                tasks[part] = bars.add_task(part, total=total)
-            bars.update(tasks[part], completed=done)
-
-        yield show
-
-
 def _print(result: EvaluationResult, as_json: bool) -> None:
     """Tables on a terminal, Markdown elsewhere, or JSON."""
     from sptune.evaluation.table import caption, tables
@@ -287,17 +263,3 @@ def _print(result: EvaluationResult, as_json: bool) -> None:
         typer.echo(json.dumps(result.to_json(), indent=2, ensure_ascii=False))
     else:
         echo_tables(caption(result), tables(result))
-
-
-def echo_tables(caption: str, tables: Sequence[Table]) -> None:
-    """Print tables under a caption: drawn on a terminal, Markdown elsewhere."""
-    from sptune.evaluation.table import markdown, print_tables
-
-    if sys.stdout.isatty():
-        from rich.console import Console
-
-        console = Console()
-        console.print(caption, markup=False, highlight=False)
-        print_tables(tables, console)
-    else:
-        typer.echo(f"{caption}\n\n{markdown(tables)}")

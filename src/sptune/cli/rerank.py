@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sptune.cli.evaluate import Profile, echo_tables
+from sptune.cli.evaluate import Profile
+from sptune.cli.figures import echo_tables
 from sptune.errors import UsageError
 
 if TYPE_CHECKING:

@@ -20,9 +20,8 @@ from sptune.cli.evaluate import (
     Profile,
     Split,
     TokenBudget,
-    echo_tables,
-    progress_bars,
 )
+from sptune.cli.figures import echo_tables, progress_bars
 from sptune.errors import UsageError
 
 if TYPE_CHECKING:

@@ -132,7 +132,7 @@ def _recorded(recipe: Recipe) -> Iterator[None]:
 
 def _evaluate(recipe: Recipe, data: RunData, model: SPTModel, base: LoadedBase) -> None:
     from sptune import build
-    from sptune.cli.evaluate import progress_bars
+    from sptune.cli.figures import progress_bars
     from sptune.evaluation.run import Source, evaluate
 
     if not data.test:
