@@ -3,7 +3,7 @@
 import { Problem } from "./problem.js";
 import { reasonOf } from "./reason.js";
 import { paint, ScoreBars } from "./scores.js";
-import { answer, isPrompt, nameOf, TOGETHER, voiceOf } from "./talks.js";
+import { answer, isPrompt, nameOf, promptOf, TOGETHER, voiceOf } from "./talks.js";
 
 const NOTES = { stopped: "You stopped it here.", broken: "It broke off here." };
 
@@ -98,8 +98,7 @@ export class ExchangeView {
     this.#find(".scores").hidden = !selection;
     if (!selection) return;
     this.#bars ??= new ScoreBars(this.#find(".scores"), selection.scores, this.actions.hear);
-    const [spoke, beside] = [this.#voice, this.beside?.voice ?? null].map((voice) => (isPrompt(voice) ? Number(voice) : null));
-    this.#bars.mark(spoke, beside);
+    this.#bars.mark(promptOf(this.#voice), promptOf(this.beside?.voice));
     const together = this.#find(".together");
     together.hidden = this.#voice === TOGETHER || !this.exchange.replies[TOGETHER];
     together.setAttribute("aria-expanded", String(this.beside?.voice === TOGETHER));

@@ -27,7 +27,12 @@ export function newReply() {
 }
 
 export function isPrompt(voice) {
-  return voice !== null && voice !== NO_PROMPT && voice !== TOGETHER;
+  return voice !== null && voice !== undefined && voice !== NO_PROMPT && voice !== TOGETHER;
+}
+
+/** The number of the prompt that `voice` is, or null. */
+export function promptOf(voice) {
+  return isPrompt(voice) ? Number(voice) : null;
 }
 
 /** The voice that a reply with `selection` has. */
