@@ -230,6 +230,27 @@ def test_what_fails_is_recorded_in_one_message_and_in_full_in_the_log(
     assert [task.outcome() for task in (mistaken, burst)] == ["failed", "done"]
 
 
+def test_a_part_that_was_asked_for_has_its_report(
+    tiny_base: LoadedBase,
+    tmp_path: Path,
+    sptune: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """As soon as all of the part is done, whatever else the comparison has."""
+    shelf = Shelf(tmp_path, tiny_base)
+    plan, (pt, _) = shelf.begun()
+    do_task(pt, plan)
+    monkeypatch.setattr("sptune.cli.compare._run", lambda *_, **__: None)
+    assert sptune("compare", shelf.file(), "--only", "spt") == 0
+    assert not (shelf.output / "report.md").exists()
+    assert sptune("compare", shelf.file(), "--only", "pt") == 0
+    told = capsys.readouterr()
+    assert "1 of 2 cells done" in told.err
+    assert "report.html" in told.out
+    assert "spt" in (shelf.output / "report.md").read_text()
+
+
 @pytest.mark.slow
 def test_a_method_that_fails_is_told_and_the_others_are_done(tiny_base: LoadedBase, tmp_path: Path):
     """And the report is made of what there is."""

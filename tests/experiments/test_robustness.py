@@ -19,7 +19,7 @@ from sptune.evaluation.run import Settings as EvaluationSettings
 from sptune.evaluation.run import evaluate
 from sptune.evaluation.turns import choose_prompts
 from sptune.experiments.robustness.measurement import Measurement, measure
-from sptune.experiments.robustness.movement import KEPT, choice_movement
+from sptune.experiments.robustness.movement import KEPT, MetricMovement, choice_movement
 from sptune.experiments.robustness.noise import with_noise
 from sptune.experiments.robustness.perturbation import perturb
 from sptune.experiments.robustness.report import make_document, sentences, tables, write_report
@@ -197,6 +197,21 @@ def test_the_report_names_every_condition_and_metric(result: tuple[RobustnessRes
     choice, metrics = tables(found)
     assert len(choice.rows) == len(metrics.rows) == len(found.conditions)
     assert all(len(row) == len(table.columns) for table in (choice, metrics) for row in table.rows)
+
+
+def test_what_rounds_to_nothing_has_no_minus_and_what_is_rare_is_not_said_to_be_none(
+    result: tuple[RobustnessResult, Path],
+) -> None:
+    found = result[0]
+    one = found.conditions[0]
+    assert one.choice
+    hair = MetricMovement(20.0, 19.999, -0.001, -0.002, -0.0005, 0.01)
+    small = replace(found, conditions=(replace(one, choice=replace(one.choice, changed=0.003), metrics={"f1": hair}),))
+    [_, table] = tables(small)
+    assert table.rows[0][1] == "+0.00 [+0.00, +0.00]"
+    text = to_markdown(make_document(small))
+    assert "-0.00" not in text
+    assert "(0.3% of the turns)" in text
 
 
 def test_one_prompt_leaves_nothing_to_choose(tiny_model: Maker, talks: list[Dialogue]) -> None:

@@ -69,7 +69,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter an option
     limit: Annotated[int | None, typer.Option(min=1, help="Run at most so many cells now.")] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed cells once more.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, list the cells, run none.")] = False,
-    report: Annotated[bool, typer.Option(help="Write the report when all is done.")] = True,
+    report: Annotated[bool, typer.Option(help="Write the report when all that was asked for is done.")] = True,
 ) -> None:
     """Run what is still to be done of a comparison. Stopped in any way, it goes on where it was when it is started again."""
     from sptune.config import load_comparison
@@ -89,7 +89,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter an option
     signal.signal(signal.SIGTERM, _interrupt)
     begin(folder, settings, plan)
     _run(tasks, tuning=plan.tuning, jobs=jobs, retry=retry_failed, limit=limit)
-    _conclude(folder, plan, report=report)
+    _conclude(folder, plan, tasks, report=report)
 
 
 @app.command("report")
@@ -167,8 +167,8 @@ def _run(tasks: Sequence[Task], *, tuning: TuningSettings, jobs: int, retry: boo
         Grid(tasks, tuning=tuning, jobs=jobs, display=display, retry=retry, limit=limit).run()
 
 
-def _conclude(folder: Path, plan: Plan, *, report: bool) -> None:
-    """Say what there is now, and what to do next; write the report where all is done."""
+def _conclude(folder: Path, plan: Plan, asked: Sequence[Task], *, report: bool) -> None:
+    """Say what there is now, and what to do next; write the report where all that was asked for has ended."""
     from sptune.experiments.tasks import list_tasks
 
     cells = [task for task in list_tasks(folder, plan) if task.rate is None]
@@ -179,7 +179,7 @@ def _conclude(folder: Path, plan: Plan, *, report: bool) -> None:
     if failed:
         hint = f"see `sptune compare status {folder}`, and try again with --retry-failed"
         typer.echo(f"failed: {', '.join(failed)}; {hint}", err=True)
-    if report and done and len(done) + len(failed) == len(cells):
+    if report and done and all(task.outcome() for task in asked if task.rate is None):
         report_(folder)
     if failed:
         raise typer.Exit(1)

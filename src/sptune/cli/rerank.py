@@ -145,7 +145,7 @@ def _table(rows: Sequence[tuple[Weighed, float | None]], base: Mapping[str, floa
         (
             *(f"{value:g}" if isinstance(value, float) else value for value in asdict(one.weights).values()),
             *(f"{one.values[name]:.2f}" for name in shown),
-            *([] if gain is None else [f"{gain:+.1f}"]),
+            *([] if gain is None else [f"{gain:+z.1f}"]),
         )
         for one, gain in rows
     ]

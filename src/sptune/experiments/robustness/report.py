@@ -104,7 +104,7 @@ def sentences(result: RobustnessResult) -> Iterator[str]:
 
 
 def _changed(one: Condition) -> str:
-    return f"{one.name} ({one.choice.changed:.0%} of the turns)" if one.choice else one.name
+    return f"{one.name} ({one.choice.changed:.1%} of the turns)" if one.choice else one.name
 
 
 _CHOICE_COLUMNS = ("other prompt, % of turns", "total variation", "cosine", "usage, %")
@@ -138,16 +138,16 @@ def _report_tables(result: RobustnessResult) -> Iterator[Paragraph | Table]:
 
 def _cell(name: str, moved: MetricMovement) -> Cell:
     """A difference whose interval leaves out zero is good or bad news."""
-    interval = f"{moved.low:+.2f}, {moved.high:+.2f}"
+    interval = f"{moved.low:+z.2f}, {moved.high:+z.2f}"
     sure, better = moved.low * moved.high > 0 and abs(moved.difference) >= 0.005, _BETTER.get(name, "")
     if not sure or better not in ("lower", "higher"):
-        return Cell(f"{moved.difference:+.2f}", detail=interval)
+        return Cell(f"{moved.difference:+z.2f}", detail=interval)
     good = (moved.difference < 0) == (better == "lower")
-    return Cell(f"{moved.difference:+.2f}", "better" if good else "worse", interval)
+    return Cell(f"{moved.difference:+z.2f}", "better" if good else "worse", interval)
 
 
 def _difference(moved: MetricMovement) -> str:
-    return f"{moved.difference:+.2f} [{moved.low:+.2f}, {moved.high:+.2f}]"
+    return f"{moved.difference:+z.2f} [{moved.low:+z.2f}, {moved.high:+z.2f}]"
 
 
 def _meanings(result: RobustnessResult) -> Table:

@@ -96,7 +96,7 @@ def _draw(axes: Axes, one: Gain, place: int, *, limit: float, colours: tuple[str
         edge, side = math.copysign(limit, one.value), "left" if one.value < 0 else "right"
         axes.plot([edge], [place], marker="<" if one.value < 0 else ">", ms=5, color=colour)
         axes.annotate(
-            f"{one.value:+.0f}".replace("-", "−"),
+            f"{one.value:+z.0f}".replace("-", "−"),
             (edge, place),
             xytext=(5 if side == "left" else -5, 0),
             textcoords="offset points",
