@@ -56,7 +56,20 @@ def test_a_dry_run_lists_the_cells_and_leaves_no_folder(
     assert "3 cells, 0 trials before them" in out
     assert "| k@prompts.count=4 | 1 | spt | waiting |" in out
     assert "| spt |" not in out.replace("| spt | waiting", "")
+    assert sptune("compare", path, "--dry-run", "--only", "k@prompts.count=4") == 0
+    assert "2 cells" in (out := capsys.readouterr().out)
+    assert "k@prompts.count=2" not in out
     assert not shelf.output.exists()
+
+
+def test_a_setting_of_two_keys_can_be_asked_for(
+    shelf: Shelf, sptune: Callable[..., int], capsys: pytest.CaptureFixture[str]
+):
+    """Its name has a comma, which parts names elsewhere."""
+    grid = {"prompts.count": [2, 4], "prompts.length": [2, 4]}
+    path = shelf.file({**METHODS, "k": {"kind": "spt", "grid": grid}})
+    assert sptune("compare", path, "--dry-run", "--only", "k@prompts.count=4,prompts.length=2", "--only", "pt,spt") == 0
+    assert ": 3 cells" in capsys.readouterr().out
 
 
 def test_bad_grid_keys_are_refused_at_once(

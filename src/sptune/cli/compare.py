@@ -15,7 +15,7 @@ from sptune.cli.compare_task import task
 from sptune.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from sptune.config import TuningSettings
     from sptune.experiments.plan import Plan
@@ -61,7 +61,11 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter an option
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Run so many cells at once; they share the cores.")] = 1,
     only: Annotated[
-        list[str] | None, typer.Option(metavar="METHOD", help="Run these methods alone; a,b or repeated.")
+        list[str] | None,
+        typer.Option(
+            metavar="METHOD",
+            help="Run these methods, or settings like k@prompts.count=8, alone; a,b or repeated.",
+        ),
     ] = None,
     seeds: Annotated[
         list[str] | None, typer.Option(metavar="SEED", help="Run these seeds alone; 0,1 or repeated.")
@@ -81,7 +85,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter an option
     folder = settings.folder
     check(folder, plan)
     _check_data(plan)
-    wanted = _chosen(plan, methods=_listed(only), seeds=_listed(seeds))
+    wanted = _chosen(plan, methods=only or (), seeds=seeds or ())
     tasks = list_tasks(folder, wanted)
     if dry_run:
         _list(folder, tasks)
@@ -131,20 +135,20 @@ def _check_data(plan: Plan) -> None:
 
 def _chosen(plan: Plan, *, methods: Sequence[str], seeds: Sequence[str]) -> Plan:
     """The cells that were asked for."""
-    known = {
-        "--only": (methods, dict.fromkeys(cell.method for cell in plan.cells)),
-        "--seeds": (seeds, dict.fromkeys(str(cell.seed) for cell in plan.cells)),
-    }
-    for option, (asked, names) in known.items():
-        for name in asked:
-            if name not in names:
-                raise UsageError(f"{option}: {name!r} is not in this comparison; it has {', '.join(names)}")
-    cells = (c for c in plan.cells if (not methods or c.method in methods) and (not seeds or str(c.seed) in seeds))
+    names = dict.fromkeys(name for cell in plan.cells for name in (cell.method, cell.label))
+    of = _asked("--only", methods, names)
+    drawn = _asked("--seeds", seeds, dict.fromkeys(str(cell.seed) for cell in plan.cells))
+    cells = (c for c in plan.cells if of & {c.method, c.label} and str(c.seed) in drawn)
     return replace(plan, cells=tuple(cells))
 
 
-def _listed(values: Sequence[str] | None) -> list[str]:
-    return [name.strip() for value in values or () for name in value.split(",") if name.strip()]
+def _asked(option: str, values: Sequence[str], known: Collection[str]) -> set[str]:
+    """What an option names, separated by commas where it is no name itself (a setting's may have some); all where it was not given."""
+    split = [[value] if value in known else value.split(",") for value in values]
+    asked = {name.strip() for names in split for name in names} - {""}
+    for name in sorted(asked - set(known)):
+        raise UsageError(f"{option}: {name!r} is not in this comparison; it has {', '.join(known)}")
+    return asked or set(known)
 
 
 def _list(folder: Path, tasks: Sequence[Task]) -> None:
