@@ -21,6 +21,7 @@ from sptune.model.backbone import Backbone
 from sptune.model.load import LoadedBase
 from sptune.model.prompts import SoftPrompts
 from sptune.model.retriever import Reading
+from sptune.run_data import load_data
 from sptune.text import PAPER_STOPS
 from tiny import EOS, PAD, byte_level_tokenizer, tiny_llama
 
@@ -41,7 +42,7 @@ def file(tmp_path: Path) -> Path:
 
 def test_each_part_comes_from_its_file_and_range(file: Path, tmp_path: Path):
     other = write_talks(tmp_path / "other.jsonl", talks(5, seed=1))
-    data = build.load_data(
+    data = load_data(
         recipe_of(f"data.path={file}", "data.train=1:6", "data.validation=7:8", f"evaluation.path={other}")
     )
     ids = [[talk.id.removeprefix("talk-") for talk in part] for part in (data.train, data.validation, data.test)]
@@ -49,22 +50,20 @@ def test_each_part_comes_from_its_file_and_range(file: Path, tmp_path: Path):
 
 
 def test_what_is_not_asked_for_is_empty(file: Path):
-    data = build.load_data(recipe_of(f"data.path={file}"))
+    data = load_data(recipe_of(f"data.path={file}"))
     assert (len(data.train), data.validation, data.test) == (10, [], [])
 
 
 def test_validation_may_be_a_file_of_its_own(file: Path, tmp_path: Path):
     other = write_talks(tmp_path / "other.jsonl", talks(5, seed=1))
-    data = build.load_data(recipe_of(f"data.path={file}", f"data.validation_path={other}"))
+    data = load_data(recipe_of(f"data.path={file}", f"data.validation_path={other}"))
     assert len(data.validation) == 5
-    data = build.load_data(recipe_of(f"data.path={file}", f"data.validation_path={other}", "data.validation=2:3"))
+    data = load_data(recipe_of(f"data.path={file}", f"data.validation_path={other}", "data.validation=2:3"))
     assert [talk.id for talk in data.validation] == ["talk-1-1", "talk-1-2"]
 
 
 def test_the_test_part_can_be_limited(file: Path):
-    data = build.load_data(
-        recipe_of(f"data.path={file}", "data.train=1:5", "evaluation.split=6:10", "evaluation.limit=2")
-    )
+    data = load_data(recipe_of(f"data.path={file}", "data.train=1:5", "evaluation.split=6:10", "evaluation.limit=2"))
     assert [talk.id for talk in data.test] == ["talk-0-5", "talk-0-6"]
 
 
@@ -86,9 +85,18 @@ def test_what_is_trained_on_is_not_tested_on(
     copies = [replace(talk, id=f"x{n}") for n, talk in enumerate(reversed(talks(10)))]
     write_talks(file.parent / "copy.jsonl", copies)
     with pytest.raises(DataError) as caught:
-        build.load_data(recipe_of(f"data.path={file}", *overrides))
+        load_data(recipe_of(f"data.path={file}", *overrides))
     assert wanted in str(caught.value)
     assert "data.train" in str(caught.value)
+
+
+def test_test_dialogues_that_choose_are_told(file: Path):
+    """It may be meant: what is to be chosen is chosen by figures of validation dialogues."""
+    ranges = ["data.train=1:5", "data.validation=6:8"]
+    assert load_data(recipe_of(f"data.path={file}", *ranges, "evaluation.split=9:10")).note is None
+    told = load_data(recipe_of(f"data.path={file}", *ranges, "evaluation.split=7:10")).note
+    assert told
+    assert "2 of the 4 test dialogues also choose" in told
 
 
 def test_a_dialogue_that_is_twice_in_the_file_is_found_too(tmp_path: Path):
@@ -98,18 +106,18 @@ def test_a_dialogue_that_is_twice_in_the_file_is_found_too(tmp_path: Path):
     again = replace(first, id="again", turns=(replace(first.turns[0], candidates=("no", answer)), *first.turns[1:]))
     file = write_talks(tmp_path / "talks.jsonl", [first, *others, again])
     with pytest.raises(DataError, match=r"data\.validation: 1 of its dialogues are also trained on"):
-        build.load_data(recipe_of(f"data.path={file}", "data.train=1:6", "data.validation=7:7"))
+        load_data(recipe_of(f"data.path={file}", "data.train=1:6", "data.validation=7:7"))
 
 
 def test_one_persona_in_two_dialogues_is_no_overlap(tmp_path: Path):
     one, two = talks(2)
     file = write_talks(tmp_path / "talks.jsonl", [one, replace(two, persona=one.persona)])
-    assert build.load_data(recipe_of(f"data.path={file}", "data.train=1:1", "data.validation=2:2")).validation
+    assert load_data(recipe_of(f"data.path={file}", "data.train=1:1", "data.validation=2:2")).validation
 
 
 def test_a_range_past_the_end_names_the_file(file: Path):
     with pytest.raises((DataError, UsageError), match=r"1:11.*goes past the end.*10 dialogues"):
-        build.load_data(recipe_of(f"data.path={file}", "data.train=1:11"))
+        load_data(recipe_of(f"data.path={file}", "data.train=1:11"))
 
 
 # The model.
@@ -357,7 +365,7 @@ def test_the_trainer_has_the_recipes_settings(tiny_base: LoadedBase, file: Path,
         "seed=4",
     )
     model = build.make_model(recipe, base=tiny_base)
-    trainer = build.make_trainer(recipe, model, build.load_data(recipe))
+    trainer = build.make_trainer(recipe, model, load_data(recipe))
     assert (trainer.args.max_steps, trainer.args.seed, trainer.folder) == (2, 4, tmp_path / "run")
     assert trainer.objective.settings.update == "responsibility"
     assert (len(trainer.sequences), len(trainer.validation)) == (8, 2)
@@ -372,9 +380,9 @@ def test_the_trainer_prepares_the_retriever(tiny_base: LoadedBase, file: Path, t
     model = build.make_model(recipe, base=tiny_base)
     assert model.retriever.keys is not None
     before = model.retriever.keys.detach().clone()
-    build.make_trainer(recipe, model, build.load_data(recipe))
+    build.make_trainer(recipe, model, load_data(recipe))
     assert not torch.equal(model.retriever.keys, before)
     assert bool(model.retriever.centre.any())
     few = recipe_of(*overrides, "data.train=1:1", "prompts.count=99")
     with pytest.raises(DataError, match=r"data\.train: \d turns, fewer than the 99 clusters"):
-        build.make_trainer(few, build.make_model(few, base=tiny_base), build.load_data(few))
+        build.make_trainer(few, build.make_model(few, base=tiny_base), load_data(few))

@@ -19,7 +19,7 @@ LAYERS = (
     {"files", "text"},
     {"config"},
     {"data"},
-    {"adapter", "peft_folder"},
+    {"adapter", "peft_folder", "run_data"},
     {"model"},
     {"losses", "peft_adapter"},
     {"evaluation"},

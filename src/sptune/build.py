@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +11,9 @@ import torch
 from sptune.adapter import PROMPTS_KEY, load_adapter
 from sptune.config import Recipe, RerankSection, load_recipe
 from sptune.data.encoder import DialogueEncoder
-from sptune.data.load import load_dialogues
 from sptune.data.template import Template, default_stops, make_template
 from sptune.data.truncation import TruncationReport, count_truncation
-from sptune.errors import DataError, RecipeError
+from sptune.errors import RecipeError
 from sptune.evaluation.candidate_replies import Reranking, Sampling
 from sptune.evaluation.rerank import RerankWeights
 from sptune.model import prompts as initial
@@ -32,16 +30,8 @@ if TYPE_CHECKING:
 
     from sptune.data.dialogue import Dialogue
     from sptune.evaluation.run import Settings
+    from sptune.run_data import RunData
     from sptune.training.trainer import SPTTrainer
-
-
-@dataclass(frozen=True, slots=True)
-class RunData:
-    """The dialogues of a run."""
-
-    train: list[Dialogue]
-    validation: list[Dialogue]
-    test: list[Dialogue]
 
 
 def make_model(recipe: Recipe, *, base: LoadedBase | None = None) -> SPTModel:
@@ -118,37 +108,6 @@ def load_recipe_base(recipe: Recipe) -> LoadedBase:
     """The base model of a recipe."""
     m = recipe.model
     return load_base(m.base, revision=m.revision, dtype=m.dtype, device=m.device)
-
-
-def load_data(recipe: Recipe) -> RunData:
-    """The training, validation and test dialogues of a recipe.
-
-    Raises:
-        DataError: a file is missing or has errors (with `data.on_error=stop`), a range lies outside it, or the same dialogues are used for
-            training and for validation or test.
-    """
-    d, e = recipe.data, recipe.evaluation
-
-    def read(path: str, split: str | None) -> list[Dialogue]:
-        return load_dialogues(path, format=d.format, persona=d.persona, on_error=d.on_error, split=split)
-
-    data = RunData(
-        train=read(d.path, d.train),
-        validation=read(d.validation_path or d.path, d.validation) if recipe.validates else [],
-        test=read(e.path or d.path, e.split)[: e.limit] if recipe.evaluates else [],
-    )
-    for what, part in (("data.validation", data.validation), ("evaluation.split", data.test)):
-        common = set(map(_words, data.train)) & set(map(_words, part))
-        if common:
-            raise DataError(
-                f"{what}: {len(common)} of its dialogues are also trained on; choose ranges that do not meet (data.train)"
-            )
-    return data
-
-
-def _words(dialogue: Dialogue) -> tuple[object, ...]:
-    """What is said in a dialogue, wherever it stands and whatever its id and candidates are."""
-    return dialogue.persona, tuple((turn.user, turn.response) for turn in dialogue.turns)
 
 
 def make_template_of(recipe: Recipe, base: LoadedBase) -> Template:

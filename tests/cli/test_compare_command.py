@@ -72,6 +72,13 @@ def test_a_setting_of_two_keys_can_be_asked_for(
     assert ": 3 cells" in capsys.readouterr().out
 
 
+def test_test_dialogues_that_choose_are_told(
+    shelf: Shelf, sptune: Callable[..., int], capsys: pytest.CaptureFixture[str]
+):
+    assert sptune("compare", shelf.file(), "--dry-run", "evaluation.split=15:20") == 0
+    assert "2 of the 6 test dialogues also choose" in capsys.readouterr().err
+
+
 def test_bad_grid_keys_are_refused_at_once(
     shelf: Shelf, sptune: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ):
@@ -89,6 +96,7 @@ def test_bad_grid_keys_are_refused_at_once(
     [
         (["data.path=nowhere.txt"], DataError, "nowhere.txt"),
         (["data.train=1:999"], DataError, "999"),
+        (["data.validation=10:16"], DataError, "data.validation: 3 of its dialogues are also trained on"),
         (["--only", "pd"], UsageError, "--only: 'pd' is not in this comparison; it has pt, spt"),
         (["--seeds", "4"], UsageError, "--seeds: '4' is not in this comparison; it has 0"),
         (["sed=1"], RecipeError, "sed: unknown key; did you mean seeds?"),
@@ -231,7 +239,7 @@ def test_what_fails_is_recorded_in_one_message_and_in_full_in_the_log(
     assert "nowhere" in record["error"]
     assert "Traceback" not in record["error"] + capsys.readouterr().err, "a user's own mistake needs none"
 
-    monkeypatch.setattr("sptune.build.load_data", lambda recipe: 1 // 0)
+    monkeypatch.setattr("sptune.run_data.load_data", lambda recipe: 1 // 0)
     with pytest.raises(typer.Exit):
         attempt(burst, plan)
     first, *rest = json.loads((burst.folder / "cell.json").read_text())["error"].split("\n")

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from sptune.build import load_data
 from sptune.config import bundled_recipes, load_recipe
 from sptune.data.columns import joined_utterances
 from sptune.data.dialogue import Dialogue
 from sptune.data.json_records import Record
 from sptune.data.load import ReadResult, read
 from sptune.errors import DataError
+from sptune.run_data import load_data
 
 Writer = Callable[..., Path]
 

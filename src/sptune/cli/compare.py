@@ -120,17 +120,18 @@ app.command("task", hidden=True)(task)
 
 
 def _check_data(plan: Plan) -> None:
-    """Read every dialogue file that a cell needs: a fault in one shall not be found an hour later."""
-    from sptune.data.load import load_dialogues
+    """Read every dialogue file that a cell needs: a fault in one shall not be found an hour later.
 
-    read: set[tuple[object, ...]] = set()
-    for cell in plan.cells:
-        d, e = cell.recipe.data, cell.recipe.evaluation
-        validation, test = (d.validation_path or d.path, d.validation), (e.path or d.path, e.split)
-        for path, split in ((d.path, d.train), validation, test):
-            if (path, split, d) not in read:
-                load_dialogues(path, format=d.format, persona=d.persona, on_error=d.on_error, split=split)
-                read.add((path, split, d))
+    Raises:
+        DataError: a file cannot be read, or holds dialogues that are trained on and tested on.
+    """
+    from sptune.run_data import load_data
+
+    recipes = [cell.recipe for cell in plan.cells]
+    different = {repr((recipe.data, recipe.evaluation)): recipe for recipe in recipes}
+    for note in dict.fromkeys(load_data(recipe).note for recipe in different.values()):
+        if note:
+            typer.echo(note, err=True)
 
 
 def _chosen(plan: Plan, *, methods: Sequence[str], seeds: Sequence[str]) -> Plan:

@@ -100,8 +100,9 @@ def _material(cell: Cell, recipe: Recipe) -> Material:
     from sptune.baselines.make import make_method
     from sptune.evaluation.run import Source
     from sptune.experiments.material import Material
+    from sptune.run_data import load_data
 
-    data = build.load_data(recipe)
+    data = load_data(recipe)
     base = build.load_recipe_base(recipe)
     e = recipe.evaluation
     return Material(

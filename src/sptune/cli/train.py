@@ -18,9 +18,9 @@ from sptune.errors import DataError, StorageError, UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sptune.build import RunData
     from sptune.model.load import LoadedBase
     from sptune.model.spt import SPTModel
+    from sptune.run_data import RunData
 
 RECIPE_NAME = "recipe.yaml"
 
@@ -78,9 +78,10 @@ def run(recipe: Recipe, *, resume: bool = False, force: bool = False, evaluate: 
     _check_folder(recipe, resume=resume, force=force)
     from sptune import build
     from sptune.files import write_text
+    from sptune.run_data import load_data
     from sptune.training.progress import ProgressBar
 
-    data = build.load_data(recipe)
+    data = load_data(recipe)
     base = build.load_recipe_base(recipe)
     model = build.make_model(recipe, base=base)
     bar = ProgressBar()
@@ -90,6 +91,8 @@ def run(recipe: Recipe, *, resume: bool = False, force: bool = False, evaluate: 
         _clear(recipe.folder)
     write_text(recipe.folder / RECIPE_NAME, dump_recipe(recipe))
     _say(_summary(recipe, data, model))
+    if data.note:
+        _say(data.note)
     try:
         with _recorded(recipe):
             trainer.train(resume=resume)
@@ -168,8 +171,9 @@ def _report(recipe: Recipe) -> None:
 def _check(recipe: Recipe) -> None:
     from sptune import build
     from sptune.data.truncation import count_truncation
+    from sptune.run_data import load_data
 
-    data = build.load_data(recipe)
+    data = load_data(recipe)
     model = build.make_model(recipe)
     typer.echo(_summary(recipe, data, model))
     for name, dialogues in (("training", data.train), ("validation", data.validation), ("test", data.test)):

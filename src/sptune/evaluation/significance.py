@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,17 +17,8 @@ Scores = Sequence[float] | NDArray[Any] | Callable[[NDArray[np.intp]], float]
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
-    """A metric and its bootstrap interval, in the metric's unit."""
-
-    estimate: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True)
 class BootstrapResult:
-    """A difference of a metric, its bootstrap interval, and how often chance alone would make one as large (0..1)."""
+    """A difference of a metric, its interval, and how often chance alone would make one as large (0..1)."""
 
     difference: float
     low: float
@@ -34,47 +26,32 @@ class BootstrapResult:
     p_value: float
 
 
-def bootstrap_interval(
-    scores: Scores, clusters: Sequence[str], *, samples: int = 2000, seed: int = 0, level: float = 0.95
-) -> Interval:
-    """Bootstrap interval of a metric, resampling whole dialogues: the replies of one are not independent.
-
-    `[m + q_low(m* - mean m*), m + q_high(m* - mean m*)]` with the metric m, its resampled values m* and quantiles q.
-    Centring matters for DIST: a resample repeats dialogues, so its DIST is always lower than that of the whole.
-
-    Args:
-        scores: value of each reply, whose mean is the metric; or a function from rows to a corpus metric
-            (`metrics.profile.corpus_scores`).
-        clusters: the dialogue of each reply.
-        samples: number of resamples.
-        seed: of the resampling.
-        level: coverage of the interval, between 0 and 1.
-
-    Returns:
-        The metric of all replies and its interval.
-
-    Raises:
-        UsageError: fewer than two dialogues, lengths that differ, or a setting out of range.
-    """
-    codes, draws = _draw(clusters, samples, seed, level)
-    estimate, resampled = _resample("scores", scores, codes, draws)
-    low, high = _spread(resampled, level)
-    return Interval(estimate, estimate + low, estimate + high)
-
-
 def paired_bootstrap(
-    a: Scores, b: Scores, clusters: Sequence[str], *, samples: int = 2000, seed: int = 0, level: float = 0.95
+    a: Scores,
+    b: Scores,
+    clusters: Sequence[str],
+    *,
+    replace: bool = True,
+    samples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> BootstrapResult:
     """Difference a - b of a metric between two systems on the same replies, with interval and two-sided p-value.
 
-    Each resample draws as many dialogues as there are, with replacement, the same for both systems. With the
-    differences d* of the resamples, `p = (1 + #{|d* - mean d*| >= |d|}) / (1 + samples)` (Noreen 1989; Riezler and
-    Maxwell 2005); the interval is centred as in `bootstrap_interval`. With fewer than 20 dialogues both are rough.
+    Whole dialogues are resampled, the same for both systems: the replies of one are not independent. With the difference d and its resampled
+    values d*, the interval is `[d + q_low(d* - mean d*), d + q_high(d* - mean d*)]`, and `p = P(|T| >= |d| / sd(d*))` with
+    Student's T of one degree of freedom fewer than there are dialogues. With fewer than 20 dialogues both are rough.
+
+    DIST and its kin (`metrics.resampling.DISTINCT`) are to be compared with `replace=False`: a dialogue that is drawn
+    twice holds no new n-gram, so that a bootstrap takes their differences for more certain than they are (of two systems
+    that are alike, it tells one pair in eight apart by DIST-1, not one in twenty; benchmarks/false_alarms.py). Four fifths of the dialogues are then drawn,
+    each once, and the deviations scaled to the whole, `sqrt(m / (n - m))` (delete-d jackknife; Shao and Wu 1989).
 
     Args:
-        a: the first system: value of each reply, or a function from rows to a corpus metric.
+        a: the first system: value of each reply, whose mean is the metric, or a function from rows to a corpus metric.
         b: the second system, likewise.
         clusters: the dialogue of each reply.
+        replace: draw as many dialogues as there are, with replacement; otherwise four fifths of them, without.
         samples: number of resamples.
         seed: of the resampling.
         level: coverage of the interval, between 0 and 1.
@@ -85,29 +62,39 @@ def paired_bootstrap(
     Raises:
         UsageError: fewer than two dialogues, lengths that differ, or a setting out of range.
     """
-    codes, draws = _draw(clusters, samples, seed, level)
+    codes, count = _number(clusters)
+    draws, scale = _draw(count, replace, samples, seed, level)
     of_a, resampled_a = _resample("a", a, codes, draws)
     of_b, resampled_b = _resample("b", b, codes, draws)
     difference, resampled = of_a - of_b, resampled_a - resampled_b
-    low, high = _spread(resampled, level)
-    # a hair of tolerance: two identical systems differ by nothing, whatever the rounding
-    as_large = np.abs(resampled - resampled.mean()) >= abs(difference) - 1e-12
-    p_value = float(1 + as_large.sum()) / (1 + samples)
-    return BootstrapResult(difference, difference + low, difference + high, p_value)
+    deviations = scale * (resampled - resampled.mean())
+    tail = (1.0 - level) / 2.0
+    low, high = np.quantile(deviations, [tail, 1.0 - tail])
+    return BootstrapResult(
+        difference, difference + float(low), difference + float(high), _p_value(difference, deviations, count)
+    )
 
 
-def _draw(clusters: Sequence[str], samples: int, seed: int, level: float) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
-    """Cluster number of each row (n,), and how often each resample drew each cluster (samples, number of clusters)."""
+def _number(clusters: Sequence[str]) -> tuple[NDArray[np.intp], int]:
+    """The number of each row's dialogue (n,), and how many dialogues there are."""
+    number = {cluster: at for at, cluster in enumerate(sorted(set(clusters)))}  # whatever the order of the replies
+    if len(number) < 2:
+        raise UsageError(f"clusters: {len(number)} dialogue(s) cannot be resampled; at least 2 are needed")
+    return np.array([number[cluster] for cluster in clusters], dtype=np.intp), len(number)
+
+
+def _draw(count: int, replace: bool, samples: int, seed: int, level: float) -> tuple[NDArray[np.int64], float]:
+    """How often each resample drew each dialogue (samples, count), and what brings deviations to the scale of the whole."""
     if samples < 1:
         raise UsageError(f"samples: {samples} resamples are too few; give at least 1 (2000 is usual)")
     if not 0.0 < level < 1.0:
         raise UsageError(f"level: {level} is not between 0 and 1; 0.95 is usual")
-    number = {cluster: at for at, cluster in enumerate(sorted(set(clusters)))}  # whatever the order of the replies
-    codes = np.array([number[cluster] for cluster in clusters], dtype=np.intp)
-    count = len(number)
-    if count < 2:
-        raise UsageError(f"clusters: {count} dialogue(s) cannot be resampled; at least 2 are needed")
-    return codes, np.random.default_rng(seed).multinomial(count, np.full(count, 1.0 / count), size=samples)
+    random = np.random.default_rng(seed)
+    if replace:
+        return random.multinomial(count, np.full(count, 1.0 / count), size=samples), 1.0
+    kept = max(1, count * 4 // 5)
+    order = random.permuted(np.tile(np.arange(count), (samples, 1)), axis=1)
+    return (order < kept).astype(np.int64), math.sqrt(kept / (count - kept))
 
 
 def _resample(
@@ -124,8 +111,10 @@ def _resample(
     return float(values.mean()), (draws @ sums) / (draws @ sizes)
 
 
-def _spread(resampled: NDArray[np.float64], level: float) -> tuple[float, float]:
-    """Quantiles of the resampled values around their mean: below and above."""
-    tail = (1.0 - level) / 2.0
-    low, high = np.quantile(resampled - resampled.mean(), [tail, 1.0 - tail])
-    return float(low), float(high)
+def _p_value(difference: float, deviations: NDArray[np.float64], dialogues: int) -> float:
+    from scipy.stats import t
+
+    if abs(difference) <= 1e-12:  # two identical systems differ by nothing, whatever the rounding
+        return 1.0
+    spread = float(deviations.std())
+    return float(2.0 * t.sf(abs(difference) / spread, dialogues - 1)) if spread else 0.0

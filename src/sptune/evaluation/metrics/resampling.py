@@ -12,6 +12,9 @@ from sptune.text import Rule, ngrams, tokenize_words
 # The rows (indices of replies, repetitions allowed) -> the metric of these replies.
 CorpusScore = Callable[[NDArray[np.intp]], float]
 
+# Metrics that count different n-grams, to which a row that is there twice adds nothing.
+DISTINCT = frozenset({"dist1", "dist2", "ead1", "ead2"})
+
 
 def bleu_of_rows(predictions: Sequence[str], references: Sequence[str]) -> CorpusScore:
     """Corpus BLEU (0..100) of chosen rows, from sacrebleu's counts of each reply; as `bleu.corpus_bleu`.

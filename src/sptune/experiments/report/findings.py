@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from sptune.evaluation.metrics.resampling import DISTINCT as DISTINCT_NGRAMS
 from sptune.evaluation.metrics.resampling import CorpusScore
 from sptune.evaluation.significance import BootstrapResult, paired_bootstrap
 from sptune.experiments.report.columns import SPECS
@@ -65,7 +66,9 @@ class Findings:
 
 
 def find(systems: Sequence[System], reference: System | None) -> Findings:
-    """Compare every system with the reference, by paired bootstraps over dialogues.
+    """Compare every system with the reference, by paired bootstraps over dialogues; differences of DIST by drawing each dialogue once at most.
+
+    In gains the n-grams that a repeated dialogue does not add are missing above and below the line, so they are bootstrapped like the rest.
 
     A figure is its mean over the seeds, in each resample too: seeds are repeated measures of the same dialogues, and
     are not resampled. Systems evaluated on other turns than the reference have no findings.
@@ -82,7 +85,9 @@ def find(systems: Sequence[System], reference: System | None) -> Findings:
             continue
         own = _scores(system)
         shared = [name for name in SPECS if name in own and name in base and comparable(own[name], base[name])]
-        differences[system.label] = {name: compare(own[name], base[name]) for name in shared}
+        differences[system.label] = {
+            name: compare(own[name], base[name], replace=name not in DISTINCT_NGRAMS) for name in shared
+        }
         gains[system.label] = _gains(system, reference, own=own, base=base, averaged=averaged)
         fixed |= set(averaged) - set(shared) if AVERAGE in gains[system.label] else set()
     return Findings(averaged, _corrected(differences), _corrected(gains), tuple(sorted(fixed, key=averaged.index)))
@@ -93,9 +98,9 @@ def comparable(own: SeedScore, other: SeedScore) -> bool:
     return own.places == other.places and len(set(own.dialogues)) > 1
 
 
-def compare(own: SeedScore, other: SeedScore) -> BootstrapResult:
-    """The difference own - other of two comparable scores."""
-    return paired_bootstrap(own.of_rows, other.of_rows, own.dialogues, samples=SAMPLES, level=LEVEL)
+def compare(own: SeedScore, other: SeedScore, *, replace: bool = True) -> BootstrapResult:
+    """The difference own - other of two comparable scores; `replace` as in `paired_bootstrap`."""
+    return paired_bootstrap(own.of_rows, other.of_rows, own.dialogues, replace=replace, samples=SAMPLES, level=LEVEL)
 
 
 def _scores(system: System) -> Scores:
