@@ -38,6 +38,8 @@ def test_zero_shot_is_an_instruction_and_the_context(fitted: Fitted, tiny_base: 
     context = LONG.context(2)
     method, folder = fitted("zero_shot")
     assert text(method.load(folder), context) == f"{INSTRUCTION}\n\n{text(bare(tiny_base), context)}"
+    none, empty = fitted("zero_shot", instruction="")
+    assert text(none.load(empty), context) == text(bare(tiny_base), context)
     own, other = fitted("zero_shot", instruction="Speak like a baker.")
     assert text(own.load(other), context).startswith("Speak like a baker.\n\ngiven persona")
 

@@ -122,6 +122,16 @@ def test_decodings_and_seeds_of_a_method():
             {},
             "methods.a.grid.prompts.count: is in `set` too",
         ),
+        (
+            {"a": {"kind": "lora", "grid": {"training.prompt_lr": [1e-3, 1e-2]}}},
+            {},
+            "methods.a: training.prompt_lr in `set` or `grid` has no effect here; give the learning rates as `rates`",
+        ),
+        (
+            {"a": {**PT, "rates": [0.1], "set": {"training.prompt_lr": 1e-2}}},
+            {},
+            "methods.a: training.prompt_lr in `set`",
+        ),
         ({"a": {"kind": "spt", "set": {"seed": 1}}}, {}, "methods.a.set.seed: each method is trained with every one"),
         ({"a/b": PT}, {}, "methods: 'a/b' is no name"),
         ({"a": PT}, {"seeds": [1, 1]}, "seeds: a seed is there twice"),

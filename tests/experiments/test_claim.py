@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from sptune.errors import StorageError
 from sptune.experiments import claim
@@ -74,3 +75,13 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="cannot be written"), claimed(tmp_path / "file" / "cell"):
         pass
+
+
+def test_whether_another_user_s_folder_is_held_cannot_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "lock").touch()
+
+    def refuse(self: FileLock) -> None:
+        raise PermissionError("lock")
+
+    monkeypatch.setattr(FileLock, "__enter__", refuse)
+    assert owner(tmp_path) is None

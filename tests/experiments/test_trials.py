@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 
 from small_comparison import Shelf
-from sptune.config import TuningSettings
+from sptune.config import TuningSettings, dump_recipe, parse_recipe
 from sptune.errors import TrainingError
 from sptune.experiments.cells import Cell
+from sptune.experiments.folders import cell_folder
+from sptune.experiments.record import write_record
 from sptune.experiments.trials import choose_rate, record_trial, tried
+from sptune.files import write_text
 
 TUNING = TuningSettings(dialogues=5, epochs=2, seed=3)
 
@@ -85,3 +88,36 @@ def test_a_line_that_was_cut_short_harms_neither_the_lines_before_nor_those_afte
 
 def test_what_was_tried_nowhere(tmp_path: Path, shelf: Shelf):
     assert tried(tmp_path, cell(shelf, rates=[1, 2])) == {}
+
+
+def test_what_has_begun_goes_on_with_its_rate(shelf: Shelf):
+    """Whatever is tried again later: weights that were trained with one rate are not said to be another's."""
+    one = cell(shelf, rates=[0.1, 0.2])
+    keep(shelf, one, {0.1: 30.0, 0.2: None})
+    run = cell_folder(shelf.output, one.label, one.seed) / "run"
+    write_text(
+        run / "recipe.yaml", dump_recipe(parse_recipe({"data": {"path": "a.txt"}, "training": {"prompt_lr": 0.1}}))
+    )
+    keep(shelf, one, {0.2: 20.0})
+    assert choose_rate(shelf.output, one) == 0.1
+
+
+def test_a_cell_that_was_done_keeps_what_it_was_when_a_further_evaluation_fails(shelf: Shelf):
+    plan, (task, *_) = shelf.begun()
+    task.folder.mkdir(parents=True)
+    write_record(task.cell, task.folder, status="done", rate=0.5, trainable=7)
+    before = json.loads((task.folder / "cell.json").read_text())
+    task.fail("no room", tuning=plan.tuning)
+    assert json.loads((task.folder / "cell.json").read_text()) == {**before, "status": "failed", "error": "no room"}
+    assert task.outcome() == "failed"
+    task.begin_again()
+    assert json.loads((task.folder / "cell.json").read_text()) == before
+
+
+def test_a_cell_that_never_was_done_keeps_no_evaluations_when_it_fails(shelf: Shelf):
+    plan, (task, *_) = shelf.begun()
+    task.folder.mkdir(parents=True)
+    task.fail("no room", tuning=plan.tuning)
+    assert json.loads((task.folder / "cell.json").read_text())["evaluations"] == {}
+    task.begin_again()
+    assert not (task.folder / "cell.json").exists()

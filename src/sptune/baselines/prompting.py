@@ -82,7 +82,8 @@ def read_front(settings: MethodSettings, model: SPTModel, folder: Path, *, base:
         RecipeError: there is no room in the base model's window.
         UsageError: a package that retrieval needs is not installed.
     """
-    instruction = settings.instruction or (INSTRUCTION if settings.kind == "zero_shot" else "")
+    own = INSTRUCTION if settings.kind == "zero_shot" else ""
+    instruction = own if settings.instruction is None else settings.instruction
     examples: Front = _nothing
     room = len(model.encoder.tokenizer.encode(f"{instruction}\n\n", add_special_tokens=False)) if instruction else 0
     if settings.kind == "few_shot" or _retrieves(settings):

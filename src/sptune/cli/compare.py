@@ -179,12 +179,13 @@ def _conclude(folder: Path, plan: Plan, asked: Sequence[Task], *, report: bool) 
     cells = [task for task in list_tasks(folder, plan) if task.rate is None]
     outcomes = {task.name: task.outcome() for task in cells}
     done = [name for name, outcome in outcomes.items() if outcome == "done"]
-    failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
+    wanted = [task for task in asked if task.rate is None]
+    failed = [task.name for task in wanted if task.outcome() == "failed"]
     typer.echo(f"{folder}: {len(done)} of {len(cells)} cells done", err=True)
     if failed:
         hint = f"see `sptune compare status {folder}`, and try again with --retry-failed"
         typer.echo(f"failed: {', '.join(failed)}; {hint}", err=True)
-    if report and done and all(task.outcome() for task in asked if task.rate is None):
+    if report and done and all(task.outcome() for task in wanted):
         report_(folder)
     if failed:
         raise typer.Exit(1)

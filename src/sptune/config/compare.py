@@ -28,6 +28,8 @@ KIND_KEYS: dict[str, tuple[str, ...]] = {
 }
 COMMON_KEYS = ("kind", "recipe", "set", "rates", "grid", "seeds", "decodings")
 UNTRAINED = ("zero_shot", "few_shot", "rag")
+RATE_KEY = "training.prompt_lr"
+RATED_BY_RECIPE = ("spt", "spt_lora")  # trained at the recipe's rate where they have none of their own
 
 TOP1, RERANK = "top1", "rerank"
 ONE_PROMPT = (TOP1, RERANK)  # decodings that mean something where there is no choice of prompts
@@ -179,6 +181,8 @@ def _methods(settings: ComparisonSettings) -> Iterator[str]:
             yield f"methods.{name}.{key}: not a key of kind {method.kind}; {has}"
         if method.rates and not method.trains:
             yield f"methods.{name}.rates: kind {method.kind} trains nothing; leave it out"
+        if RATE_KEY in method.set.keys() | method.grid.keys() and (method.rates or method.kind not in RATED_BY_RECIPE):
+            yield f"methods.{name}: {RATE_KEY} in `set` or `grid` has no effect here; give the learning rates as `rates`"
         if len(set(method.rates)) < len(method.rates):
             yield f"methods.{name}.rates: a rate is there twice"
         for key in method.grid.keys() & method.set.keys():

@@ -43,9 +43,9 @@ def paired_bootstrap(
     Student's T of one degree of freedom fewer than there are dialogues. With fewer than 20 dialogues both are rough.
 
     DIST and its kin (`metrics.resampling.DISTINCT`) are to be compared with `replace=False`: a dialogue that is drawn
-    twice holds no new n-gram, so that a bootstrap takes their differences for more certain than they are (of two systems
-    that are alike, it tells one pair in eight apart by DIST-1, not one in twenty; benchmarks/false_alarms.py). Four fifths of the dialogues are then drawn,
-    each once, and the deviations scaled to the whole, `sqrt(m / (n - m))` (delete-d jackknife; Shao and Wu 1989).
+    twice holds no new n-gram, so that a bootstrap takes their differences for more certain than they are
+    (benchmarks/false_alarms.py). Four fifths of the dialogues are then drawn, each once, and the deviations scaled to the
+    whole, `sqrt(m / (n - m))` (delete-d jackknife; Shao and Wu 1989).
 
     Args:
         a: the first system: value of each reply, whose mean is the metric, or a function from rows to a corpus metric.

@@ -54,3 +54,5 @@ def owner(folder: Path) -> str | None:
             return None
     except Timeout:
         return path.read_text(encoding="utf-8").strip() or "another process"
+    except PermissionError:  # another user's: whether it is held cannot be told, and nothing here will claim it
+        return None

@@ -26,7 +26,7 @@ def write_record(
     trainable: int | None = None,
     error: str | None = None,
 ) -> None:
-    """Write `cell.json`, with times and memory of the cell's `state.json`.
+    """Write `cell.json` of a cell that is done, or failed before it ever was, with times and memory of the cell's `state.json`.
 
     Args:
         cell: what was done.
@@ -56,7 +56,7 @@ def write_record(
         "train_peak_memory_bytes": state.train_peak_bytes,
         "train_tokens": train_tokens(folder),
         "starts": state.starts,
-        "evaluations": {name: list(parts) for name, parts in cell.evaluations.items()},
+        "evaluations": {name: list(parts) for name, parts in cell.evaluations.items()} if status == "done" else {},
         "versions": here.versions,
         "machine": here.machine,
     }
@@ -72,7 +72,7 @@ class CellRecord:
         error: why it failed.
         seconds: of training and evaluation.
         learning_rate: None where the method's own was used.
-        evaluations: decoding -> parts that were done.
+        evaluations: decoding -> parts that were done; of a cell that failed, those it had before.
     """
 
     status: Status
@@ -97,6 +97,12 @@ def read_record(folder: Path) -> CellRecord | None:
         return CellRecord(raw["status"], raw["error"], seconds, raw["learning_rate"], raw["evaluations"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def change_status(folder: Path, *, status: Status, error: str | None) -> None:
+    """Say of a cell that was done before how its further evaluations ended; everything else in `cell.json` stays."""
+    raw = json.loads((folder / CELL_NAME).read_text(encoding="utf-8"))
+    write_json(folder / CELL_NAME, {**raw, "status": status, "error": error})
 
 
 def train_tokens(folder: Path) -> int:

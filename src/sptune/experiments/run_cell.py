@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sptune.baselines.method import TrainingData
-from sptune.config import load_recipe
 from sptune.config.compare import TOP1
 from sptune.errors import DataError
 from sptune.evaluation.records import read_records
@@ -22,6 +21,7 @@ from sptune.experiments.probe import ProbeTurns, context_features, run_probe
 from sptune.experiments.record import write_record
 from sptune.experiments.state import StateFile
 from sptune.experiments.training_progress import TrainingProgress
+from sptune.experiments.trials import kept_rate
 from sptune.files import write_json
 
 if TYPE_CHECKING:
@@ -56,13 +56,8 @@ def run_cell(cell: Cell, folder: Path, material: Material, *, rate: float | None
     state.trained()
     with state.timed("evaluate_seconds"):
         _Evaluation(cell, folder, material, state).run(probe)
-    rate = rate if rate is not None or not cell.settings.trains else _own_rate(folder / RUN)
+    rate = rate if rate is not None or not cell.settings.trains else kept_rate(folder)
     write_record(cell, folder, status="done", rate=rate, trainable=material.method.trainable_parameters)
-
-
-def _own_rate(run: Path) -> float:
-    """The learning rate that a method took where none was given, out of its recipe."""
-    return load_recipe(run / "recipe.yaml").training.prompt_lr
 
 
 def complete(output: Path, parts: Sequence[str]) -> bool:

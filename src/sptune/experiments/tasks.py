@@ -14,8 +14,8 @@ from sptune.experiments.cells import Cell
 from sptune.experiments.claim import owner
 from sptune.experiments.folders import CELL_NAME, EVALUATION, cell_folder, trial_folder
 from sptune.experiments.plan import Plan
-from sptune.experiments.record import read_record, write_record
-from sptune.experiments.trials import record_trial, tried
+from sptune.experiments.record import change_status, read_record, write_record
+from sptune.experiments.trials import kept_rate, record_trial, tried
 
 Status = Literal["done", "failed", "running", "waiting"]
 Key = tuple[str, int, float | None]
@@ -89,7 +89,12 @@ class Task:
 
     def begin_again(self) -> None:
         """Forget that it failed, so that it is not passed over when this process is killed; a trial's last line counts anyway."""
-        if self.rate is None and self.outcome() == "failed":
+        record = read_record(self.folder) if self.rate is None else None
+        if record is None or record.status != "failed":
+            return
+        if record.evaluations:
+            change_status(self.folder, status="done", error=None)
+        else:
             (self.folder / CELL_NAME).unlink()
 
     def fail(self, error: str, *, tuning: TuningSettings) -> None:
@@ -99,10 +104,12 @@ class Task:
             error: why, in a few lines.
             tuning: of the comparison.
         """
-        if self.rate is None:
-            write_record(self.cell, self.folder, status="failed", error=error)
-        else:
+        if self.rate is not None:
             record_trial(self.comparison, self.cell, rate=self.rate, tuning=tuning, error=error)
+        elif read_record(self.folder):  # a further decoding failed; what was measured before stays
+            change_status(self.folder, status="failed", error=error)
+        else:
+            write_record(self.cell, self.folder, status="failed", error=error)
 
 
 def list_tasks(comparison: Path, plan: Plan) -> list[Task]:
@@ -125,8 +132,9 @@ def is_ready(task: Task) -> bool:
 
 
 def to_retry(tasks: Sequence[Task]) -> list[Task]:
-    """Failed tasks that may be tried again: not the trials of a method that has trained cells by the rate that was best then."""
-    settled = {task.cell.label for task in tasks if task.rate is None and task.outcome() == "done"}
+    """Failed tasks that may be tried again: not the trials of a method that began to train cells by the rate that was best then."""
+    cells = [task for task in tasks if task.rate is None]
+    settled = {task.cell.label for task in cells if task.outcome() == "done" or kept_rate(task.folder)}
     return [
         task for task in tasks if task.outcome() == "failed" and (task.rate is None or task.cell.label not in settled)
     ]

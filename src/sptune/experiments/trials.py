@@ -7,10 +7,11 @@ import math
 import os
 from pathlib import Path
 
-from sptune.config import TuningSettings
+from sptune.baselines.method import RECIPE_NAME
+from sptune.config import TuningSettings, load_recipe
 from sptune.errors import TrainingError
 from sptune.experiments.cells import Cell
-from sptune.experiments.folders import TUNING_NAME, trial_folder
+from sptune.experiments.folders import RUN, TUNING_NAME, cell_folder, trial_folder
 from sptune.experiments.state import read_state
 from sptune.experiments.tuning_log import read_trials
 from sptune.files import storage_errors
@@ -30,13 +31,18 @@ def tried(comparison: Path, cell: Cell) -> Perplexities:
 
 
 def choose_rate(comparison: Path, cell: Cell) -> float | None:
-    """The learning rate of a cell: the best that was tried, the only one, or None where it names none.
+    """The learning rate of a cell: that of its training where it has begun, the best that was tried, the only one, or None where it names none.
 
     Raises:
         TrainingError: no rate could be trained with.
     """
+    if not cell.settings.rates:
+        return None
+    begun = kept_rate(cell_folder(comparison, cell.label, cell.seed))
+    if begun is not None:
+        return begun
     if not cell.tunes:
-        return cell.settings.rates[0] if cell.settings.rates else None
+        return cell.settings.rates[0]
     known = {rate: value for rate, value in tried(comparison, cell).items() if value is not None}
     if not known:
         listed = ", ".join(f"{rate:g}" for rate in cell.settings.rates)
@@ -45,6 +51,12 @@ def choose_rate(comparison: Path, cell: Cell) -> float | None:
             "and try again with --retry-failed"
         )
     return min(known, key=known.__getitem__)
+
+
+def kept_rate(folder: Path) -> float | None:
+    """The learning rate that the cell in `folder` is trained with, out of its run's recipe; None where its training has not begun."""
+    path = folder / RUN / RECIPE_NAME
+    return load_recipe(path).training.prompt_lr if path.is_file() else None
 
 
 def record_trial(

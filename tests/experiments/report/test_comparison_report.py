@@ -235,7 +235,7 @@ def test_cells_that_failed_or_are_missing_are_named_and_the_others_count(tmp_pat
     write_settings(tmp_path, METHODS)
     write_cell(tmp_path, "pt", 0, PT, size=SMALL)
     write_cell(tmp_path, "spt", 0, SPT, size=SMALL)
-    write_record(tmp_path, "spt", 1, status="failed", error="Traceback\nTrainingError: the loss is not finite")
+    write_record(tmp_path, "spt", 1, status="failed", error="TrainingError: the loss is not finite\n  in train\n^^^^")
     write_record(tmp_path, "pt", 1)
     cell_folder(tmp_path, "zero-shot", 0).mkdir(parents=True)
     found = told(tmp_path)
@@ -245,7 +245,7 @@ def test_cells_that_failed_or_are_missing_are_named_and_the_others_count(tmp_pat
     assert faults["zero-shot", 0] == faults["k@prompts.count=16", 1] == "is not finished"
     assert len(faults) == 9
     assert len(found.comparison.cells) == 2
-    assert "9 cells are missing" in found.section("In short")
+    assert "9 cells are missing or failed" in found.section("In short")
     assert "- spt, seed 1: failed: TrainingError: the loss is not finite" in found.section("What was compared")
     assert "Average gain" in found.section("In short")
 
@@ -255,6 +255,16 @@ def test_a_failed_cell_with_an_old_evaluation_stays_out_of_the_tables(copy: Path
     found = told(copy)
     assert "[" not in tables(found.section("Results"))[0]["spt"]["F1 ↑"]
     assert "spt, seed 1: failed" in found.text
+
+
+def test_a_cell_that_failed_in_a_further_decoding_stays_in_the_tables(copy: Path) -> None:
+    before = tables(section(copy, "Results"))[0]["spt"]
+    write_record(
+        copy, "spt", 1, status="failed", error="MemoryError: no room\n^^^^", evaluations={"top1": ["generation"]}
+    )
+    found = told(copy)
+    assert tables(found.section("Results"))[0]["spt"] == before
+    assert "spt, seed 1: failed: MemoryError: no room" in found.text
 
 
 def test_a_missing_reference_leaves_tables_without_gains(copy: Path) -> None:

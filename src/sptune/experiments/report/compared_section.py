@@ -84,7 +84,7 @@ def _fault_warnings(comparison: Comparison) -> Iterator[str]:
     count = len(comparison.faults)
     if count:
         cells = "1 cell is" if count == 1 else f"{count} cells are"
-        yield f"{cells} missing: means are over the seeds that there are. See `What was compared`."
+        yield f"{cells} missing or failed: means are over the seeds that there are. See `What was compared`."
     seeds = {system.name: len(system.cells) for system in comparison.under_top1 if system.kind not in UNTRAINED}
     single = [label for label, number in seeds.items() if number == 1]
     if single and len(single) < len(seeds):

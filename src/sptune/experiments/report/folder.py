@@ -183,7 +183,7 @@ def _faults(cells: Sequence[KeptCell], settings: ComparisonSettings | None) -> I
             cell = left.pop((_key(method, setting), seed), None)
             if cell is None:
                 yield Fault(label_of(method, setting), seed, "is not finished")
-            elif not cell.complete:
+            elif not cell.complete or cell.record.status != DONE:
                 yield Fault(cell.label, seed, _reason(cell))
     for cell in left.values():
         if not cell.complete:
@@ -194,4 +194,4 @@ def _reason(cell: KeptCell) -> str:
     if cell.record.status == DONE:
         return f"has no evaluation {TOP1} that can be read"
     lines = (cell.record.error or "").strip().splitlines()
-    return f"failed: {lines[-1]}" if lines else "failed"
+    return f"failed: {lines[0]}" if lines else "failed"

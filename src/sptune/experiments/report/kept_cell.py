@@ -37,6 +37,7 @@ class CellRecord(BaseModel):
     setting: dict[str, Any] = {}
     learning_rate: float | None = None
     error: str | None = None
+    evaluations: dict[str, list[str]] = {}
     trainable_parameters: int | None = None
     train_seconds: float | None = None
     evaluate_seconds: float | None = None
@@ -98,8 +99,8 @@ class KeptCell:
 
     @property
     def complete(self) -> bool:
-        """Whether it can stand in the tables."""
-        return self.record.status == DONE and self.main is not None
+        """Whether it can stand in the tables: also where it was done, and failed in a decoding that was asked for later."""
+        return (self.record.status == DONE or TOP1 in self.record.evaluations) and self.main is not None
 
 
 def read_cell(folder: Path, notes: list[str]) -> KeptCell | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from sptune.experiments.report.folder import Comparison
 from sptune.experiments.report.trials import Tuned, group_trials
@@ -17,19 +17,24 @@ def tuning_section(comparison: Comparison) -> Section | None:
         return None
     most = max(len(one.trials) for one in tuned)
     columns = ("", *(f"rate {number}" for number in range(1, most + 1)), "seconds")
-    warnings = tuple(text for one in tuned if (text := edge_warning(one)))
+    warnings = tuple(text for one in tuned for text in tuning_warnings(one))
     blocks: list[Block] = [Paragraph(_explanation(comparison.trials)), *([Warnings(warnings)] if warnings else [])]
     return Section("Tuning", (*blocks, Table(columns, tuple(_row(one, most) for one in tuned))))
 
 
-def edge_warning(one: Tuned) -> str | None:
-    """Where the best rate lies at an end of those tried, or none gave a figure."""
+def tuning_warnings(one: Tuned) -> Iterator[str]:
+    """Where rates gave no figure, so that less was tried, or the best one lies at an end of those tried."""
     name = tuned_name(one)
     if one.best is None:
-        return f"{name}: no learning rate gave a perplexity."
+        yield f"{name}: no learning rate gave a perplexity."
+        return
+    if failed := sum(trial.perplexity is None for trial in one.trials):
+        less = (
+            f"{failed} of {len(one.trials)} learning rates gave no figure, so it was tuned with less effort than others"
+        )
+        yield f"{name}: {less}; try again with --retry-failed."
     if one.edge:
-        return f"{name}: the best rate, {one.best.learning_rate:g}, is the {one.edge} that was tried; a better one may lie beyond."
-    return None
+        yield f"{name}: the best rate, {one.best.learning_rate:g}, is the {one.edge} that was tried; a better one may lie beyond."
 
 
 def tuned_name(one: Tuned) -> str:
