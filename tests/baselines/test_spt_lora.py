@@ -11,7 +11,7 @@ from small_method import Fitted, Maker, small_recipe
 
 from sptune.adapter import load_adapter
 from sptune.baselines.method import TrainingData
-from sptune.baselines.spt_lora import with_share
+from sptune.baselines.spt_lora import divided, with_share
 from sptune.config import dump_recipe, load_recipe
 from sptune.errors import ModelError
 from sptune.model.load import LoadedBase
@@ -62,8 +62,18 @@ def test_lora_first_and_spt_share_one_budget(make: Maker, data: TrainingData, tm
     method = make("spt_lora", lora_lr=1e-2, lora_share=0.25, recipe=recipe)
     method.fit(data, folder=tmp_path, seed=0)
     assert (steps(tmp_path / "first"), steps(tmp_path)) == (2, 6)
-    shared = with_share(small_recipe(training={"epochs": 2}), 0.25).training
-    assert (shared.epochs, shared.max_steps) == (0.5, None)
+    assert with_share(small_recipe(training={"epochs": 2}), 0.25).training.max_steps is None
+
+
+def test_lora_first_and_spt_learn_from_other_dialogues_and_together_from_all(data: TrainingData):
+    for share, seed in ((0.25, 0), (0.5, 1), (0.99, 2)):
+        one, other = divided(data, share, seed=seed)
+        assert one.train
+        assert other.train
+        assert sorted(talk.id for talk in (*one.train, *other.train)) == sorted(talk.id for talk in data.train)
+        assert one.validation == other.validation == data.validation
+    single = TrainingData(data.train[:1])
+    assert [list(part.train) for part in divided(single, 0.5, seed=0)] == [list(single.train)] * 2
 
 
 def test_an_adapter_on_changed_weights_is_not_taken_for_one_of_the_base(fitted: Fitted, tiny_base: LoadedBase):

@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sptune.baselines.examples import shuffled
 from sptune.baselines.lora import FOLDER as LORA
 from sptune.baselines.lora import Lora, add_lora, merged_lora, with_lora
-from sptune.baselines.method import Fit, FittedMethod
+from sptune.baselines.method import Fit, FittedMethod, TrainingData
 from sptune.baselines.own_backbone import own_base
 from sptune.baselines.peft_files import save_peft
 from sptune.baselines.spt import FOLDER as ADAPTER
@@ -23,13 +24,17 @@ FIRST = "first"  # the folder of the LoRA that is trained before the prompts
 
 
 class SptOnLora(FittedMethod):
-    """Kind `spt_lora`: LoRA first, for a share of the budget; then SPT over the merged, frozen model for the rest."""
+    """Kind `spt_lora`: LoRA first, on a share of the dialogues; then SPT over the merged, frozen model on the others.
+
+    So together they learn from as much as every other method does, and from each dialogue.
+    """
 
     def _fit(self, fit: Fit) -> int:
         share = self.settings.lora_share
+        before, after = divided(fit.data, share, seed=fit.recipe.seed)
         first = Lora(self.settings, recipe=with_share(self.recipe, share), base=self.base, build=self.build)
         first.fit(
-            fit.data,
+            before,
             folder=fit.folder / FIRST,
             seed=fit.recipe.seed,
             learning_rate=self.settings.lora_lr or fit.learning_rate,
@@ -38,7 +43,7 @@ class SptOnLora(FittedMethod):
         )
         recipe = with_share(fit.recipe, 1 - share)
         model = self.build.make_model(recipe, base=merged_lora(self.base, fit.folder / FIRST / LORA))
-        return first.trainable_parameters + train_spt(self.build, model, replace(fit, recipe=recipe))
+        return first.trainable_parameters + train_spt(self.build, model, replace(fit, data=after, recipe=recipe))
 
     def _load(self, folder: Path) -> SPTModel:
         return SPTModel.from_pretrained(folder / ADAPTER, base=merged_lora(self.base, folder / FIRST / LORA))
@@ -69,10 +74,17 @@ class SptWithLora(TunedMethod):
         return SPTModel.from_pretrained(folder / ADAPTER, base=with_lora(self.base, folder / LORA))
 
 
+def divided(data: TrainingData, share: float, *, seed: int) -> tuple[TrainingData, TrainingData]:
+    """Two parts of the training dialogues, at least one in each where there are two; validation dialogues are in both."""
+    order = list(shuffled(len(data.train), seed))
+    first = min(max(1, round(len(order) * share)), max(1, len(order) - 1))
+    parts = order[:first], order[first:] or order
+    one, other = (replace(data, train=[data.train[n] for n in sorted(part)]) for part in parts)
+    return one, other
+
+
 def with_share(recipe: Recipe, share: float) -> Recipe:
-    """`recipe` with a share of its training steps, at least one."""
+    """`recipe` with a share of its training steps, at least one, where they are limited."""
     training = recipe.training
     steps = None if training.max_steps is None else max(1, round(training.max_steps * share))
-    return recipe.model_copy(
-        update={"training": training.model_copy(update={"epochs": training.epochs * share, "max_steps": steps})}
-    )
+    return recipe.model_copy(update={"training": training.model_copy(update={"max_steps": steps})})

@@ -97,7 +97,12 @@ class MethodSettings(Section):
     targets: tuple[str, ...] | None = Field(None, description="names of the layers with LoRA; null is all linear ones")
     joint: bool = Field(False, strict=True, description="train LoRA and prompts together; else LoRA first, then frozen")
     lora_lr: Rate | None = Field(None, description="of LoRA under SPT; null is the rate that is tried")
-    lora_share: float = Field(0.5, gt=0, lt=1, description="share of the budget for LoRA where it is trained first")
+    lora_share: float = Field(
+        0.5,
+        gt=0,
+        lt=1,
+        description="share of the training dialogues, and of max_steps, for LoRA where it is trained first",
+    )
     length: int = Field(8, ge=1, le=1024, description="virtual tokens of prefix tuning and P-tuning")
     encoder: Literal["mlp", "lstm"] = Field("mlp", description="of P-tuning's virtual tokens")
     encoder_hidden: int | None = Field(None, ge=1, le=65_536, description="its width; null is the embedding width")

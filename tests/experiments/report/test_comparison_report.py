@@ -267,6 +267,13 @@ def test_a_cell_that_failed_in_a_further_decoding_stays_in_the_tables(copy: Path
     assert "spt, seed 1: failed: MemoryError: no room" in found.text
 
 
+def test_budgets_that_differ_are_told(copy: Path) -> None:
+    assert "budgets differ" not in section(copy, "In short")
+    for seed in (0, 1):
+        write_record(copy, "spt", seed, train_tokens=9000)
+    assert "spt was trained on 9,000 tokens, pt on 3,000: their budgets differ." in told(copy).section("In short")
+
+
 def test_a_missing_reference_leaves_tables_without_gains(copy: Path) -> None:
     shutil.rmtree(copy / "cells" / "pt")
     write_comparison(copy)

@@ -13,6 +13,8 @@ from sptune.experiments.report.writing import DASH, listed
 from sptune.report.differences import comparable
 from sptune.report.document import Block, Bullets, Paragraph, Row, Section, Table, Warnings, table_row
 
+BUDGET_TOLERANCE = 0.1  # training tokens may differ by so much before it is told
+
 
 def compared_section(comparison: Comparison) -> Section | None:
     """The data, the systems, and the cells that are missing."""
@@ -23,7 +25,7 @@ def compared_section(comparison: Comparison) -> Section | None:
         rows = tuple(_system_row(system, comparison) for system in comparison.under_top1)
         blocks.append(Table(columns, rows, wordy=True))
     if comparison.faults:
-        blocks.append(Paragraph("Cells that are not in the tables:"))
+        blocks.append(Paragraph("Cells that are missing or failed:"))
         blocks.append(Bullets(tuple(f"{one.label}, seed {one.seed}: {one.reason}" for one in comparison.faults)))
     return Section("What was compared", tuple(blocks)) if blocks else None
 
@@ -93,6 +95,21 @@ def _fault_warnings(comparison: Comparison) -> Iterator[str]:
         yield "One seed only: nothing here says how much another seed would change."
 
 
+def _budget_warnings(comparison: Comparison, reference: System) -> Iterator[str]:
+    """Where a method was trained on more or fewer tokens than the reference."""
+    base = _train_tokens(reference)
+    for system in comparison.under_top1:
+        own = _train_tokens(system)
+        if base and own and abs(own / base - 1) > BUDGET_TOLERANCE:
+            yield f"{system.name} was trained on {own:,.0f} tokens, {reference.name} on {base:,.0f}: their budgets differ."
+
+
+def _train_tokens(system: System) -> float:
+    """Tokens that a training read, mean over the seeds; 0 where nothing was trained or it is not known."""
+    known = [cell.record.train_tokens for cell in system.cells if cell.record.train_tokens]
+    return sum(known) / len(known) if known else 0.0
+
+
 def _system_warnings(comparison: Comparison) -> Iterator[str]:
     reference = comparison.reference or (comparison.systems[0] if comparison.systems else None)
     if reference is None or reference.cells[0].main is None:
@@ -102,6 +119,7 @@ def _system_warnings(comparison: Comparison) -> Iterator[str]:
         differ = {what for cell in system.cells if cell.main for what in comparable(base, cell.main)}
         if differ:
             yield f"{system.name} cannot be compared with {reference.name}: they do not share {listed(sorted(differ))}."
+    yield from _budget_warnings(comparison, reference)
     data = base.result.data
     if data and data.dialogues < 20:
         yield f"The test data has {data.dialogues} dialogues: with fewer than 20 all intervals are rough."
