@@ -17,7 +17,7 @@ def test_every_cell_of_every_comparison_is_good(name: str):
     settings = load_comparison(name)
     cells = expand(settings, place=name)
     assert cells
-        trained = [cell for cell in cells if cell.settings.trains]
+    trained = [cell for cell in cells if cell.settings.trains]
     budgets = {(one.recipe.training.epochs, one.recipe.training.max_steps) for one in trained if not one.settings.rag}
     assert len(budgets) == 1, "one budget"
     assert all(one.recipe.training.max_steps for one in trained if one.settings.rag), "each turn is a sequence there"
