@@ -285,10 +285,43 @@ def test_ctrl_c_keeps_candidates(model: SPTModel, talks: Dialogues, tmp_path: Pa
     with pytest.raises(GenerationInterrupted, match="after 1 of 13") as stop:
         evaluate(model, talks, settings=settings, output=tmp_path, progress=press)
     assert tuple(read_records(tmp_path / "generations.partial.jsonl", Generation)) == stop.value.done
-    assert len(read_records(tmp_path / "candidates.partial.jsonl", TurnCandidates)) == 1
+    assert len((tmp_path / "candidates.partial.jsonl").read_text().splitlines()) == 2, (
+        "what they depend on, and one turn"
+    )
     assert not (tmp_path / "candidates.jsonl").exists()
     evaluate(model, talks, settings=replace(QUICK, limit=1), output=tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["evaluation.json", "generations.jsonl", "turns.jsonl"]
+
+
+def test_candidates_go_on_where_they_were(model: SPTModel, talks: Dialogues, tmp_path: Path) -> None:
+    """Killed in the middle of a line, and weighed otherwise the second time; with other samples all are made anew."""
+    settings = replace(CHOOSE, token_budget=1, parts=("generation",))
+    assert settings.rerank
+    evaluate(model, talks, settings=settings, output=tmp_path / "whole")
+    whole = (tmp_path / "whole" / "candidates.jsonl").read_text()
+
+    def begun(folder: Path, then: Settings) -> int:
+        """Stop after three turns, cut the fourth short, and tell how many are there when the second process begins."""
+
+        def press(part: str, done: int, total: int) -> None:
+            if part == "candidates" and done == 3:
+                raise KeyboardInterrupt
+
+        with pytest.raises(GenerationInterrupted):
+            evaluate(model, talks, settings=settings, output=folder, progress=press)
+        with (folder / "candidates.partial.jsonl").open("a") as file:
+            file.write(whole[:100])
+        seen: list[int] = []
+        evaluate(model, talks, settings=then, output=folder, progress=lambda part, done, total: seen.append(done))
+        assert not (folder / "candidates.partial.jsonl").exists()
+        return seen[0]
+
+    other = replace(settings.rerank, weights=replace(settings.rerank.weights, consensus=0.0))
+    assert begun(tmp_path / "weights", replace(settings, rerank=other)) == 3
+    assert (tmp_path / "weights" / "candidates.jsonl").read_text() == whole
+    more = replace(settings.rerank, sampling=replace(settings.rerank.sampling, seed=7))
+    assert begun(tmp_path / "samples", replace(settings, rerank=more)) == 0
+    assert (tmp_path / "samples" / "candidates.jsonl").read_text() != whole
 
 
 def test_an_evaluation_from_before_there_were_gates_is_read(whole: Evaluation, output: Path, tmp_path: Path) -> None:

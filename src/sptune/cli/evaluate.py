@@ -178,11 +178,18 @@ def _reranking(decoding: str | None, changes: list[str], seed: int) -> Reranking
 
 def _check_free(output: Path | None, force: bool) -> None:
     """Refuse a folder that holds an evaluation before anything is computed."""
+    from sptune.evaluation.result import PARTIAL_CANDIDATES_NAME
     from sptune.evaluation.run import occupied
 
     found = occupied(output) if output and not force else []
     if found:
-        raise UsageError(f"--output: {found[0]} exists; use --force to replace that evaluation, or name another folder")
+        stopped = any(path.name == PARTIAL_CANDIDATES_NAME for path in found)
+        forced = (
+            "to go on with its candidates, where nothing that they depend on changed"
+            if stopped
+            else "to replace that evaluation"
+        )
+        raise UsageError(f"--output: {found[0]} exists; use --force {forced}, or name another folder")
 
 
 def _refuse_beside_from(**options: object) -> None:

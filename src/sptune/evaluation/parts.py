@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sptune.evaluation.candidate_replies import Reranking, make_candidates
 from sptune.evaluation.generation import (
@@ -18,9 +19,17 @@ from sptune.evaluation.generation import (
     with_bertscore,
 )
 from sptune.evaluation.metrics import bertscore
+from sptune.evaluation.partial import PartialCandidates
 from sptune.evaluation.ranking import rank_turns
 from sptune.evaluation.records import write_records
-from sptune.evaluation.result import CANDIDATES_NAME, GENERATIONS_NAME, PARTIAL_CANDIDATES_NAME, PARTIAL_NAME
+from sptune.evaluation.result import (
+    CANDIDATES_NAME,
+    GENERATIONS_NAME,
+    PARTIAL_CANDIDATES_NAME,
+    PARTIAL_NAME,
+    data_hash,
+    model_info,
+)
 from sptune.evaluation.scoring import score_turns
 from sptune.model.generate import rules_of
 
@@ -121,27 +130,48 @@ class Parts:
         )
 
     def _choose(self, turns: Sequence[ChosenTurn], how: Reranking, output: Path | None) -> list[Generation]:
-        """A reply to every turn, chosen among candidates, which are kept beside it."""
-        made: list[TurnCandidates] = []
-        batches = make_candidates(
+        """A reply to every turn, chosen among candidates, which are kept beside it; an evaluation that was stopped goes on."""
+        partial = PartialCandidates(output / PARTIAL_CANDIDATES_NAME if output else None, self._identity(turns, how))
+        try:
+            for batch in self._candidates(
+                [turn for turn in turns if not partial.get(*_place(turn))], how, len(partial)
+            ):
+                partial.add(batch)
+        except KeyboardInterrupt as stop:
+            made = _all(turns, partial)
+            raise GenerationInterrupted([chosen_reply(one, how.weights) for one in made], len(turns)) from stop
+        made = _all(turns, partial)
+        if output:
+            write_records(output / CANDIDATES_NAME, made)
+            partial.remove()
+        return [chosen_reply(one, how.weights) for one in made]
+
+    def _candidates(
+        self, turns: Sequence[ChosenTurn], how: Reranking, before: int
+    ) -> Iterator[Sequence[TurnCandidates]]:
+        """The candidates of turns that have none yet, where those of `before` others are there."""
+        show = self.progress
+        return make_candidates(
             self.model,
             turns,
             sampling=how.sampling,
             rules=rules_of(self.model, self.decoding),
             gate_temperature=self.speakers.gate_temperature,
             token_budget=self.settings.token_budget,
-            progress=self.progress,
+            progress=show and (lambda part, done, total: show(part, before + done, before + total)),
         )
-        try:
-            for batch in batches:
-                made += batch
-        except KeyboardInterrupt as stop:
-            if output and made:
-                write_records(output / PARTIAL_CANDIDATES_NAME, made)
-            raise GenerationInterrupted([chosen_reply(one, how.weights) for one in made], len(turns)) from stop
-        if output:
-            write_records(output / CANDIDATES_NAME, made)
-        return [chosen_reply(one, how.weights) for one in made]
+
+    def _identity(self, turns: Sequence[ChosenTurn], how: Reranking) -> dict[str, Any]:
+        """What candidates depend on; how they are weighed is not among it."""
+        return {
+            "model": asdict(model_info(self.model, None)),
+            "stops": list(self.model.stops),
+            "turns": data_hash([turn.dialogue for turn in turns]),
+            "prompts": [turn.selection.prompt for turn in turns],
+            "sampling": asdict(how.sampling),
+            "decoding": asdict(self.decoding),
+            "gate_temperature": self.speakers.gate_temperature,
+        }
 
     def measure(self, generations: Sequence[Generation]) -> MetricReport | None:
         """Metrics of the replies."""
@@ -152,3 +182,13 @@ class Parts:
             return measure(
                 generations, profile=wanted.profile, bertscore_model=wanted.bertscore_model, seed=wanted.seed
             )
+
+
+def _place(turn: ChosenTurn) -> tuple[str, int]:
+    return turn.dialogue.id, turn.span.turn
+
+
+def _all(turns: Sequence[ChosenTurn], partial: PartialCandidates) -> list[TurnCandidates]:
+    """The candidates that are there, in the order of the turns."""
+    found = (partial.get(*_place(turn)) for turn in turns)
+    return [one for one in found if one]

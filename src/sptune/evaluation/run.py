@@ -142,7 +142,8 @@ def evaluate(
         settings: how; see `Settings` for what holds where None.
         source: where model and dialogues came from, for the result.
         output: a folder for `turns.jsonl`, `generations.jsonl` and `evaluation.json`. Each is written as soon as it is
-            complete, and replaces an earlier one; on Ctrl-C the replies so far go to `generations.partial.jsonl`.
+            complete, and replaces an earlier one; on Ctrl-C the replies so far go to `generations.partial.jsonl`. Candidates are kept
+            as they are made: the same evaluation into the same folder goes on with them, however it was stopped.
         progress: called as work gets done.
 
     Raises:
@@ -163,7 +164,7 @@ def evaluate(
     scores, ranks = run.score(turns), run.rank(turns)
     records = turn_records(turns, scores, ranks)
     if output:
-        _clear(output)
+        _clear(output, but=PARTIAL_CANDIDATES_NAME if settings.rerank else None)
         write_records(output / TURNS_NAME, records)
     generations = run.generate(turns, output)
     result = EvaluationResult(
@@ -221,11 +222,12 @@ def occupied(output: Path) -> list[Path]:
     return [output / name for name in FILES if (output / name).exists()]
 
 
-def _clear(output: Path) -> None:
+def _clear(output: Path, *, but: str | None) -> None:
     """Remove an earlier evaluation's files: they do not belong to the ones that are about to be written."""
     with storage_errors(output):
         for path in occupied(output):
-            path.unlink()
+            if path.name != but:
+                path.unlink()
 
 
 def _load_encoder(settings: Settings) -> None:
