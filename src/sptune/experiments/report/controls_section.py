@@ -11,7 +11,7 @@ from sptune.experiments.report.controls import Controls
 from sptune.experiments.report.findings import ALPHA
 from sptune.experiments.report.folder import Comparison
 from sptune.experiments.report.system import over_seeds
-from sptune.experiments.report.writing import DASH, figure_cell, interval, listed
+from sptune.experiments.report.writing import DASH, figure_cell, interval, listed, p_text
 from sptune.report.document import (
     Block,
     Bullets,
@@ -145,7 +145,7 @@ def _difference(found: BootstrapResult | None) -> Cell:
     if found is None:
         return Cell(DASH)
     better: Tone = "better" if found.difference < 0 else "worse"
-    text = f"{signed(found.difference, 2)}, p {found.p_value:.2g}"
+    text = f"{signed(found.difference, 2)}, {p_text(found.p_value)}"
     return Cell(text, better if found.p_value < ALPHA else "plain", interval(found, 2))
 
 

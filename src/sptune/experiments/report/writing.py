@@ -27,6 +27,15 @@ def interval(chance: BootstrapResult, decimals: int) -> str:
     return f"{signed(chance.low, decimals)} to {signed(chance.high, decimals)}"
 
 
+def p_text(p_value: float) -> str:
+    """A p-value in words, none smaller than the approximation behind it can tell.
+
+    >>> p_text(0.0312), p_text(1e-9)
+    ('p 0.031', 'p < 0.0001')
+    """
+    return f"p {p_value:.2g}" if p_value >= 1e-4 else "p < 0.0001"
+
+
 def stars(p_value: float) -> str:
     """Marks of significance: `*` below 0.05, `**` below 0.01, `***` below 0.001.
 
