@@ -7,7 +7,9 @@ from collections.abc import Callable
 import torch
 from transformers import AutoModelForCausalLM as Auto
 from transformers import (
+    BambaConfig,
     BloomConfig,
+    Gemma3Config,
     Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
@@ -38,6 +40,30 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
     "gemma3": lambda: Gemma3TextConfig(
         **GROUPED, head_dim=8, sliding_window=16, layer_types=["sliding_attention", "full_attention"], **WILD
     ),
+    "gemma3-pictures": lambda: Gemma3Config(
+        text_config={
+            **GROUPED,
+            **WILD,
+            "head_dim": 8,
+            "sliding_window": 16,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+        vision_config={**WIDTHS, "intermediate_size": 48, "image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=4,
+        image_token_index=3,
+        boi_token_index=4,
+        eoi_token_index=5,
+    ),
+    "bamba": lambda: BambaConfig(
+        **GROUPED,
+        **WILD,
+        attn_layer_indices=[1],
+        mamba_n_heads=4,
+        mamba_d_head=16,
+        mamba_d_state=8,
+        mamba_n_groups=1,
+        mamba_chunk_size=16,
+    ),
     "mistral": lambda: MistralConfig(**GROUPED, sliding_window=16, **WILD),
     "phi": lambda: PhiConfig(**GROUPED, **WILD),
 }
@@ -50,7 +76,7 @@ def _opt() -> dict[str, object]:
 def make_architecture(name: str, vocabulary: int) -> PreTrainedModel:
     """A random model of 2 layers over `vocabulary` tokens; its dropout, where it has any, is high."""
     config = CONFIGS[name]()
-    config.vocab_size = vocabulary
+    config.get_text_config().vocab_size = vocabulary
     torch.manual_seed(3)
     model = Auto.from_config(config)
     with torch.no_grad():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,6 +43,7 @@ class Backbone(nn.Module):
         self.model = model.eval().requires_grad_(False)
         _remove_dropout(model)
         _remove_decoding_habits(model)
+        _let_generate_take_embeddings(model)
         use_causal_attention(model)
         self.base = base
         self.revision = revision
@@ -219,7 +222,20 @@ def _remove_decoding_habits(model: PreTrainedModel) -> None:
         model.generation_config = GenerationConfig(eos_token_id=habits.eos_token_id)
 
 
-def _forward_parameters(module: nn.Module) -> set[str]:
-    import inspect
+def _let_generate_take_embeddings(model: PreTrainedModel) -> None:
+    """Name `inputs_embeds` where the model's `prepare_inputs_for_generation` only hands it on.
 
+    `generate` looks for the name, and refuses embeddings without it; models with pictures (Gemma 3) and hybrids (Bamba) have it not.
+    """
+    own = type(model).prepare_inputs_for_generation
+    if "inputs_embeds" in inspect.signature(own).parameters:
+        return
+
+    def prepare(self: Any, input_ids: Tensor, inputs_embeds: Tensor | None = None, **kwargs: Any) -> Any:
+        return own(self, input_ids, inputs_embeds=inputs_embeds, **kwargs)
+
+    model.prepare_inputs_for_generation = MethodType(prepare, model)  # bound, so that a copy of the model has its own
+
+
+def _forward_parameters(module: nn.Module) -> set[str]:
     return set(inspect.signature(module.forward).parameters)
