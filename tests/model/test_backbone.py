@@ -175,7 +175,9 @@ def test_a_model_that_sees_ahead_is_refused():
 
 def test_an_encoder_decoder_is_refused():
     model = T5ForConditionalGeneration(T5Config(vocab_size=90, d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=4))
-    with pytest.raises(ModelError, match=r"t5: this model does not run on input embeddings"):
+    with pytest.raises(
+        ModelError, match=r"t5: this model's body, .* is not found \(it has neither 'transformer' nor 'model'\)"
+    ):
         Backbone(model, base="t5")
 
 

@@ -19,6 +19,9 @@ from sptune.model.target_logprobs import target_logprobs, weighted_logits_logpro
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+# what configurations call the longest sequence
+_WINDOWS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length")
+
 
 class Backbone(nn.Module):
     """A frozen Hugging Face causal language model that runs on `inputs_embeds`.
@@ -58,9 +61,19 @@ class Backbone(nn.Module):
 
     @property
     def body(self) -> nn.Module:
-        """The model without its output layer."""
-        body: nn.Module = getattr(self.model, self.model.base_model_prefix, self.model)
-        return body
+        """The model without its output layer.
+
+        Raises:
+            ModelError: it is not found.
+        """
+        prefix = self.model.base_model_prefix
+        for name in (prefix, "model"):  # the prefix of Llama 4 names what it is in a larger model
+            if isinstance(body := getattr(self.model, name, None), nn.Module):
+                return body
+        raise ModelError(
+            f"{self.base}: this model's body, which is all but its output layer, is not found (it has neither {prefix!r} nor 'model'); "
+            "use a causal language model that has one"
+        )
 
     @property
     def embedding_dim(self) -> int:
@@ -96,7 +109,7 @@ class Backbone(nn.Module):
     def window(self) -> int | None:
         """The most tokens the model can take, virtual tokens included; None where it does not say."""
         config = self.config
-        for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
+        for name in _WINDOWS:
             size = getattr(config, name, None)
             if isinstance(size, int) and size > 0:
                 return size
@@ -227,8 +240,8 @@ def _let_generate_take_embeddings(model: PreTrainedModel) -> None:
 
     `generate` looks for the name, and refuses embeddings without it; models with pictures (Gemma 3) and hybrids (Bamba) have it not.
     """
-    own = type(model).prepare_inputs_for_generation
-    if "inputs_embeds" in inspect.signature(own).parameters:
+    own = getattr(type(model), "prepare_inputs_for_generation", None)
+    if own is None or "inputs_embeds" in inspect.signature(own).parameters:
         return
 
     def prepare(self: Any, input_ids: Tensor, inputs_embeds: Tensor | None = None, **kwargs: Any) -> Any:
