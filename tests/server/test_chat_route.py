@@ -197,6 +197,14 @@ def test_sticky_keeps_the_prompt_of_the_turn_before_without_any_memory(live: Liv
     assert sticky == [free[0]] * 4
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/spt/select"])
+def test_sticky_asks_for_a_model_that_is_there(live: LiveServer, path: str):
+    turns = [("user", "hi"), ("assistant", "aye ."), ("user", "do you sing ?")]
+    messages = [{"role": role, "content": text} for role, text in turns]
+    answer = live.http.post(path, json={"model": "nobody", "messages": messages, "selection": "sticky"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+
+
 def test_n_replies_are_drawn_each_from_its_own_seed(live: LiveServer):
     drawn = chat(temperature=1.5, max_tokens=12, seed=7)
     both = post(live, drawn | {"n": 2})["choices"]

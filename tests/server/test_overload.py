@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -16,6 +17,7 @@ from live_server import LiveServer, chat, live_server
 from transformers import PreTrainedTokenizerFast
 
 from sptune.engine.batching import BatchingEngine
+from sptune.engine.prepared import selected
 from sptune.engine.serving import Load
 from sptune.model.backbone import Backbone
 from sptune.model.load import LoadedBase
@@ -149,6 +151,49 @@ def test_no_token_in_time(make_endless: Callable, endless_settings: Callable, st
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "first_token_timeout")
         assert "retry-after" in answer.headers
         wait_for(server, lambda now: now.waiting == 0)
+
+
+@pytest.fixture
+def choosing(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """The choice of an earlier turn's prompt waits for it."""
+    go = threading.Event()
+
+    def slow(*arguments: Any) -> Any:
+        assert go.wait(20)
+        return selected(*arguments)
+
+    monkeypatch.setattr("sptune.engine.queued.selected", slow)
+    yield go
+    go.set()
+
+
+def sticky(**fields: Any) -> dict[str, Any]:
+    turns = [("user", "hi"), ("assistant", "aye ."), ("user", "do you sing ?")]
+    return chat(messages=[{"role": role, "content": text} for role, text in turns], selection="sticky", **fields)
+
+
+def test_finding_the_prompt_of_the_turn_before_is_part_of_the_time_to_the_first_token(
+    make_engine: Callable, make_settings: Callable, choosing: threading.Event
+):
+    with live_server(make_engine(), make_settings(first_token_seconds=0.5)) as server:
+        answer = server.http.post(PATH, json=sticky())
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "first_token_timeout")
+        assert idle(load(server))
+        choosing.set()
+        assert server.http.post(PATH, json=sticky()).status_code == 200
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_finding_the_prompt_of_the_turn_before_takes_a_place_until_the_client_goes_away(
+    make_engine: Callable, make_settings: Callable, choosing: threading.Event, streamed: bool
+):
+    with live_server(make_engine(slots=1, queue_limit=0), make_settings()) as server:
+        with Held(server, sticky(stream=streamed)):
+            wait_for(server, lambda now: now.waiting == 1)
+            assert server.http.post(PATH, json=sticky()).status_code == 429
+        wait_for(server, idle)
+        choosing.set()
+        assert server.http.post(PATH, json=sticky()).status_code == 200
 
 
 def test_no_end_in_time(make_endless: Callable, endless_settings: Callable):

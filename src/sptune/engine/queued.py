@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sptune.engine.adapters import AdapterStore
@@ -15,7 +16,9 @@ from sptune.engine.loaded_adapter import AdapterLoader, LoadedAdapter
 from sptune.engine.prepared import Prepared, prepare, selected
 from sptune.engine.reply_stream import ReplyStream
 from sptune.engine.serving import Load, OverloadedError, ServingRequest, UnavailableError
+from sptune.engine.sticky import earlier_turns
 from sptune.errors import UsageError
+from sptune.model.selection import stay
 
 if TYPE_CHECKING:
     from sptune.model.load import LoadedBase
@@ -152,12 +155,23 @@ class QueuedEngine(ABC):
         if request.adapter is None:
             raise UsageError("model: the base model has no prompts to choose from; name an adapter")
         adapter = await self._adapter(request)
+        return await self._choose(await self._stuck(request, adapter), adapter)
+
+    async def _stuck(self, request: ServingRequest, adapter: LoadedAdapter) -> ServingRequest:
+        """The request with the prompt of the turn before, where it is sticky."""
+        kept: Selection | None = None
+        for earlier in earlier_turns(request):
+            kept = stay(kept, await self._choose(earlier, adapter), threshold=request.threshold)
+        return request if kept is None else replace(request, previous=kept.prompt)
+
+    async def _choose(self, request: ServingRequest, adapter: LoadedAdapter) -> Selection:
         return await self._loop.run_in_executor(self._readers, selected, request, adapter)
 
     async def _run(self, stream: ReplyStream, request: ServingRequest) -> None:
         """A request from its arrival on."""
         try:
             adapter = await self._adapter(request)
+            request = await self._stuck(request, adapter)
             prepared = await self._loop.run_in_executor(self._readers, self._prepare, request, adapter)
             stream.begin(prepared)
             await self._answer(stream, prepared)

@@ -47,8 +47,8 @@ class ServingRequest:
         decoding: how tokens are chosen, and who speaks: the chosen prompt, or all together (vLLM does not serve that). Beams are not served.
         stop: texts that end the reply, beside the adapter's own.
         prompt: a forced prompt; None: the retriever chooses.
-        previous: the prompt of the turn before, which is kept (sticky) unless another's score is higher by more than
-            `threshold`; None: chosen anew.
+        sticky: the prompt of the turn before is kept unless another's score is higher by more than `threshold`; the engine finds it.
+        previous: the prompt of the turn before, where it is known already; None: chosen anew.
         threshold: of sticky selection, a difference of scores, >= 0.
         logprobs: None: none; n >= 0: the log-probability of each token, and those of the n most probable ones.
         text: a text to be continued as it stands, without a template.
@@ -59,6 +59,7 @@ class ServingRequest:
     decoding: Decoding
     stop: tuple[str, ...] = ()
     prompt: int | None = None
+    sticky: bool = False
     previous: int | None = None
     threshold: float = 0.0
     logprobs: int | None = None

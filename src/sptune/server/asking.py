@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from sptune.engine.serving import ServingRequest
 from sptune.server.conversation import read_conversation
 from sptune.server.errors import bad_request
-from sptune.server.sticky import stuck_to
 
 if TYPE_CHECKING:
     from sptune.model.generate import Decoding
@@ -19,14 +18,13 @@ if TYPE_CHECKING:
 STICKY_MARGIN = 0.05
 
 
-async def chat_requests(service: Service, body: ChatBody, *, name: str) -> list[ServingRequest]:
+def chat_requests(service: Service, body: ChatBody, *, name: str) -> list[ServingRequest]:
     """One request for each reply that a chat asks for.
 
     Raises:
         ApiError: a conversation that cannot be read, or fields that do not go together.
-        SptError: what the engine says of the choice of prompts.
     """
-    one = await conversation_request(service, body, model=body.model, name=name)
+    one = conversation_request(service, body, model=body.model, name=name)
     tokens = body.max_completion_tokens or body.max_tokens
     one = replace(one, stop=body.stops, logprobs=(body.top_logprobs or 0) if body.logprobs else None)
     decoding = make_decoding(service, body, max_tokens=tokens)
@@ -55,14 +53,11 @@ def completion_requests(service: Service, body: CompletionBody) -> list[ServingR
     ]
 
 
-async def conversation_request(
-    service: Service, body: ConversationBody, *, model: str, name: str = "chat"
-) -> ServingRequest:
-    """Who is to reply to what, with the prompt of the turn before where it is to be kept.
+def conversation_request(service: Service, body: ConversationBody, *, model: str, name: str = "chat") -> ServingRequest:
+    """Who is to reply to what, under which prompt.
 
     Raises:
         ApiError: a conversation that cannot be read, or a soft prompt of the base model, which has none.
-        SptError: what the engine says of the choice of prompts.
     """
     from sptune.model.generate import Decoding
 
@@ -70,12 +65,9 @@ async def conversation_request(
     if adapter is None and (body.forced is not None or body.selection == "sticky"):
         raise _no_prompts("selection" if body.forced is None else "prompt")
     margin = STICKY_MARGIN if body.sticky_margin is None else body.sticky_margin
-    request = ServingRequest(
-        adapter, read_conversation(body, service.personas, name=name), Decoding(), prompt=body.forced, threshold=margin
-    )
-    if body.selection == "sticky" and body.forced is None:
-        request = replace(request, previous=await stuck_to(service.engine, request))
-    return request
+    context = read_conversation(body, service.personas, name=name)
+    sticky = body.selection == "sticky"
+    return ServingRequest(adapter, context, Decoding(), prompt=body.forced, sticky=sticky, threshold=margin)
 
 
 def make_decoding(service: Service, body: GenerationBody, *, max_tokens: int | None) -> Decoding:

@@ -25,7 +25,7 @@ async def chat_completions(body: ChatBody, request: Request, service: ServiceOf,
     note.stream = bool(body.stream)
     service.limits.check_chat(body)
     name = f"chatcmpl-{uuid.uuid4().hex}"
-    replies = Replies(service, await chat_requests(service, body, name=name), model=body.model, note=note)
+    replies = Replies(service, chat_requests(service, body, name=name), model=body.model, note=note)
 
     async def keep() -> None:
         await keep_replies(service, replies, name=name, user=body.user)

@@ -23,9 +23,9 @@ async def select(body: SelectBody, service: ServiceOf, note: NoteOf) -> Selectio
     service.limits.check_conversation(body)
     if service.adapter(body.model) is None:
         raise bad_request("model: the base model has no soft prompts to choose from; name an adapter", param="model")
+    request = conversation_request(service, body, model=body.model)
     try:
         async with asyncio.timeout(service.settings.first_token_seconds):
-            request = await conversation_request(service, body, model=body.model)
             [selection] = await service.engine.select([request])
     except TimeoutError:
         raise ApiError(503, "selection_timeout", "the server is busy; try again", retry_after=RETRY_SECONDS) from None
