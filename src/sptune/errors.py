@@ -1,4 +1,4 @@
-"""What can go wrong, named after the user's problem. One table maps each to an exit code and an HTTP status."""
+"""What can go wrong, named after the user's problem, and the exit code of each. What clients of the server are told: `server/errors.py`."""
 
 from __future__ import annotations
 
@@ -35,24 +35,18 @@ class StorageError(SptError):
     """A file or folder that cannot be written: full disk, no permission, or already in use."""
 
 
-# error -> (exit code of the command line, status code of the server)
-CODES: dict[type[SptError], tuple[int, int]] = {
-    SptError: (1, 500),
-    UsageError: (2, 400),
-    RecipeError: (3, 400),
-    DataError: (4, 400),
-    ModelError: (5, 503),
-    AdapterError: (6, 404),
-    TrainingError: (7, 500),
-    StorageError: (8, 507),
+EXIT_CODES: dict[type[SptError], int] = {
+    SptError: 1,
+    UsageError: 2,
+    RecipeError: 3,
+    DataError: 4,
+    ModelError: 5,
+    AdapterError: 6,
+    TrainingError: 7,
+    StorageError: 8,
 }
 
 
 def exit_code(error: SptError) -> int:
-    """Exit code of the command line for `error`: that of its class, or of the nearest parent in `CODES`."""
-    return next(CODES[kind][0] for kind in type(error).__mro__ if kind in CODES)
-
-
-def http_status(error: SptError) -> int:
-    """HTTP status of the server for `error`: that of its class, or of the nearest parent in `CODES`."""
-    return next(CODES[kind][1] for kind in type(error).__mro__ if kind in CODES)
+    """Exit code of the command line for `error`: that of its class, or of the nearest parent in `EXIT_CODES`."""
+    return next(EXIT_CODES[kind] for kind in type(error).__mro__ if kind in EXIT_CODES)

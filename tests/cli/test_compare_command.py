@@ -19,7 +19,7 @@ import yaml
 from small_comparison import METHODS, Shelf
 from small_run import run_cli
 from sptune.cli.compare_task import attempt, do_task
-from sptune.errors import CODES, DataError, RecipeError, StorageError, UsageError
+from sptune.errors import EXIT_CODES, DataError, RecipeError, StorageError, UsageError
 from sptune.experiments.tasks import list_tasks
 from sptune.model.load import LoadedBase
 
@@ -41,7 +41,7 @@ def sptune(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 
 
 def refused(sptune: Callable[..., int], error: type[Exception], *arguments: object) -> bool:
-    return sptune("compare", *arguments) == CODES[error][0]  # type: ignore[index]
+    return sptune("compare", *arguments) == EXIT_CODES[error]  # type: ignore[index]
 
 
 # Nothing is begun before all is known to be good.
@@ -134,7 +134,7 @@ def test_training_recipes_and_comparisons_are_told_apart(
 ):
     assert refused(sptune, RecipeError, "quickstart")
     assert "to train this recipe: `sptune train quickstart`" in capsys.readouterr().err
-    assert sptune("train", shelf.file()) == CODES[RecipeError][0]
+    assert sptune("train", shelf.file()) == EXIT_CODES[RecipeError]
     assert "run it with `sptune compare" in capsys.readouterr().err
 
 

@@ -13,7 +13,7 @@ import pytest
 from small_run import run_cli
 from sptune import __version__
 from sptune.cli import main
-from sptune.errors import CODES, SptError, UsageError, exit_code
+from sptune.errors import EXIT_CODES, SptError, UsageError, exit_code
 
 
 def test_help_lists_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
@@ -73,7 +73,7 @@ def test_a_wrong_command_line(
     assert "Traceback" not in captured.err
 
 
-@pytest.mark.parametrize("kind", CODES)
+@pytest.mark.parametrize("kind", EXIT_CODES)
 def test_each_kind_of_error_has_its_exit_code(
     kind: type[SptError], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -81,18 +81,18 @@ def test_each_kind_of_error_has_its_exit_code(
         raise kind("this is wrong; do that")
 
     monkeypatch.setattr("sptune.cli.main.import_module", lambda _: SimpleNamespace(doctor=fail))
-    assert run_cli(monkeypatch, "doctor") == CODES[kind][0] != 0
+    assert run_cli(monkeypatch, "doctor") == EXIT_CODES[kind] != 0
     assert capsys.readouterr().err == "sptune: this is wrong; do that\n"
 
 
 def test_exit_codes_differ_and_a_child_has_its_parents():
-    codes = [code for code, _ in CODES.values()]
+    codes = list(EXIT_CODES.values())
     assert len(set(codes)) == len(codes)
 
     class SpecialError(UsageError):
         pass
 
-    assert exit_code(SpecialError()) == CODES[UsageError][0]
+    assert exit_code(SpecialError()) == EXIT_CODES[UsageError]
 
 
 def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

@@ -20,7 +20,7 @@ from small_run import run_cli, save_base, talks, write_talks
 from sptune.adapter import CONFIG_NAME, load_adapter
 from sptune.config import load_recipe
 from sptune.data.dialogue import Turn
-from sptune.errors import CODES, DataError, ModelError, RecipeError, StorageError, TrainingError, UsageError
+from sptune.errors import EXIT_CODES, DataError, ModelError, RecipeError, StorageError, TrainingError, UsageError
 from sptune.model.backbone import Backbone
 from sptune.model.load import LoadedBase
 from sptune.model.spt import SPTModel
@@ -238,7 +238,7 @@ def test_a_folder_in_use_is_refused_before_anything_is_loaded(
     place: Place, tmp_path: Path, sptune: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ):
     (tmp_path / "thesis.tex").write_text("years of work")
-    assert sptune(*place.arguments(tmp_path, "model.base=/nowhere")) == CODES[StorageError][0]
+    assert sptune(*place.arguments(tmp_path, "model.base=/nowhere")) == EXIT_CODES[StorageError]
     err = capsys.readouterr().err
     assert err.startswith(f"sptune: {tmp_path}: the run folder is in use; go on with --resume, ")
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
@@ -272,7 +272,7 @@ def test_force_deletes_nothing_for_a_run_that_cannot_begin(
 def test_output_is_a_file(place: Place, tmp_path: Path, sptune: Callable[..., int], capsys: pytest.CaptureFixture[str]):
     (tmp_path / "run").write_text("mine")
     for more in ([], ["--force"], ["--resume"]):
-        assert sptune(*place.arguments(tmp_path / "run", *more)) == CODES[StorageError][0]
+        assert sptune(*place.arguments(tmp_path / "run", *more)) == EXIT_CODES[StorageError]
         assert "run: is a file, not a run folder; choose another with output=FOLDER" in capsys.readouterr().err
     assert (tmp_path / "run").read_text() == "mine"
 
@@ -327,12 +327,12 @@ def test_bad_input(
     assert len(messages) == 1, err
     assert wanted in err
     assert "Traceback" not in err
-    assert code == (CODES[kind][0] if kind else 6)
+    assert code == (EXIT_CODES[kind] if kind else 6)
     assert not [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
 
 
 def test_an_unknown_recipe(sptune: Callable[..., int], capsys: pytest.CaptureFixture[str]):
-    assert sptune("train", "quikstart") == CODES[RecipeError][0]
+    assert sptune("train", "quikstart") == EXIT_CODES[RecipeError]
     assert capsys.readouterr().err == "sptune: quikstart: no such recipe file; did you mean quickstart?\n"
 
 
@@ -357,7 +357,7 @@ def test_files_that_hold_no_dialogues(
 ):
     (tmp_path / "bad.txt").write_bytes(content)
     changes = [f"data.path={tmp_path / 'bad.txt'}", "data.train=null", "data.validation=null"]
-    assert sptune(*place.arguments(tmp_path / "run", *changes)) == CODES[DataError][0]
+    assert sptune(*place.arguments(tmp_path / "run", *changes)) == EXIT_CODES[DataError]
     err = capsys.readouterr().err
     assert err.startswith("sptune: ")
     assert wanted in err
@@ -372,7 +372,7 @@ def test_faulty_dialogues_stop_or_are_skipped(
     lines[2] = '{"id": "broken", "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": ""}]}'
     file.write_text("\n".join(lines) + "\n")
     changes = [f"data.path={file}", "data.train=1:23", "data.validation=24:27", "training.max_steps=1"]
-    assert sptune(*place.arguments(tmp_path / "run", *changes)) == CODES[DataError][0]
+    assert sptune(*place.arguments(tmp_path / "run", *changes)) == EXIT_CODES[DataError]
     err = capsys.readouterr().err
     assert f"{file}:3" in err
     assert "data.on_error=skip" in err
@@ -384,9 +384,9 @@ def test_faulty_dialogues_stop_or_are_skipped(
 def test_a_base_without_chat_template_or_eos(tmp_path: Path, sptune: Callable[..., int], capsys):
     tokenizer = byte_level_tokenizer(special=(EOS, PAD))
     place = Place(tmp_path, LoadedBase(Backbone(tiny_llama(len(tokenizer)), base="bare"), tokenizer))
-    assert sptune(*place.arguments(tmp_path / "run", "template.kind=chat")) == CODES[ModelError][0]
+    assert sptune(*place.arguments(tmp_path / "run", "template.kind=chat")) == EXIT_CODES[ModelError]
     assert "template.kind=chat: this base model has no chat template" in capsys.readouterr().err
-    assert sptune(*place.arguments(tmp_path / "run")) == CODES[ModelError][0]
+    assert sptune(*place.arguments(tmp_path / "run")) == EXIT_CODES[ModelError]
     assert "no end-of-sequence token" in capsys.readouterr().err
     without = ["template.learn_stop=false", "training.max_steps=1"]
     assert sptune(*place.arguments(tmp_path / "run", *without)) == 0, "it can be trained without a stop"
@@ -412,7 +412,7 @@ def test_training_that_stops_has_its_exit_code(
         return replace(parts, total=parts.total * float("nan")) if kwargs["step"] == 9 else parts
 
     monkeypatch.setattr(Objective, "__call__", broken)
-    assert sptune(*place.arguments(tmp_path / "run")) == CODES[TrainingError][0]
+    assert sptune(*place.arguments(tmp_path / "run")) == EXIT_CODES[TrainingError]
     err = capsys.readouterr().err
     assert "sptune: the loss of step 5 is not finite, in the batch of dialogues talk-0-" in err
     assert f"the last good state is kept in {tmp_path / 'run' / 'checkpoints' / 'checkpoint-4'}" in err
@@ -427,7 +427,7 @@ def test_resume_with_another_recipe_names_what_differs(
 ):
     before = weights(straight)
     changes = ["--resume", "training.prompt_lr=0.1", "losses.update=all"]
-    assert sptune(*place.arguments(straight, *changes)) == CODES[UsageError][0]
+    assert sptune(*place.arguments(straight, *changes)) == EXIT_CODES[UsageError]
     err = capsys.readouterr().err
     assert "training.prompt_lr was 0.05, is 0.1" in err
     assert "losses.update was 'responsibility', is 'all'" in err

@@ -15,7 +15,7 @@ from sptune.cli.main import COMMANDS
 from sptune.cli.serve import serve
 from sptune.engine.batching import BatchingEngine
 from sptune.engine.serving import Load
-from sptune.errors import CODES, AdapterError, DataError, ModelError, RecipeError, UsageError
+from sptune.errors import EXIT_CODES, AdapterError, DataError, ModelError, RecipeError, UsageError
 from sptune.model.load import LoadedBase
 from sptune.server.app import make_app
 from sptune.server.metrics import Metrics
@@ -132,7 +132,7 @@ def test_the_settings_of_one_machine_are_accepted_and_fit_the_unit():
     assert settings.is_loopback
     assert float(said("TimeoutStopSec", unit)[0]) >= settings.drain_seconds + 10
     mistakes = [UsageError, RecipeError, DataError, ModelError, AdapterError]
-    assert said("RestartPreventExitStatus", unit) == [" ".join(str(CODES[kind][0]) for kind in mistakes)]
+    assert said("RestartPreventExitStatus", unit) == [" ".join(str(EXIT_CODES[kind]) for kind in mistakes)]
     state = Path("/var/lib") / said("StateDirectory", unit)[0]
     assert settings.record is not None
     assert all(Path(path).is_relative_to(state) for path in (settings.record, *settings.adapters.values()))

@@ -14,6 +14,7 @@ import pytest
 from live_server import LiveServer, chat, live_server
 from prometheus_client.parser import text_string_to_metric_families
 
+from sptune.errors import StorageError, TrainingError
 from sptune.server.limits import Limits
 from sptune.server.logs import JsonFormatter, start_logging
 from sptune.server.records.store import Records
@@ -120,6 +121,29 @@ def test_no_word_of_a_user_is_ever_logged(recording: LiveServer, log: io.StringI
     assert failure["exception"]["type"] == "builtins.RuntimeError"
     assert any("test_server_log.py" in frame for frame in failure["exception"]["frames"])
     assert failure["request_id"] == requests[-1]["request_id"]
+
+
+def test_an_expected_error_that_is_told_by_the_log_is_in_it(
+    recording: LiveServer, log: io.StringIO, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: object, **__: object) -> bool:
+        raise StorageError(SECRET)
+
+    def stopped(*_: object) -> None:
+        raise TrainingError(SECRET)
+
+    monkeypatch.setattr(Records, "feedback", full)
+    monkeypatch.setattr(Limits, "check_chat", stopped)
+    rating = {"completion_id": "chatcmpl-1", "rating": 1}
+    answers = [recording.http.post("/v1/feedback", json=rating), recording.http.post(PATH, json=chat())]
+    assert [answer.status_code for answer in answers] == [507, 500]
+    failures = [line for line in lines(log) if line["event"] == "request.failed"]
+    assert [line["request_id"] for line in failures] == [answer.headers["x-request-id"] for answer in answers]
+    assert [line["exception"]["type"] for line in failures] == [
+        "sptune.errors.StorageError",
+        "sptune.errors.TrainingError",
+    ]
+    assert SECRET not in log.getvalue()
 
 
 def test_an_exception_is_logged_without_its_message_and_with_its_cause():

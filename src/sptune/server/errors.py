@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
@@ -14,10 +15,13 @@ from starlette.exceptions import HTTPException
 
 from sptune.config.mistakes import short
 from sptune.engine.serving import OverloadedError, UnavailableError
-from sptune.errors import DataError, SptError, StorageError, UsageError
+from sptune.errors import DataError, ModelError, RecipeError, SptError, StorageError, UsageError
+
+_log = logging.getLogger(__name__)
 
 CLIENT_GONE = 499  # nobody reads that answer; it is what the log and the metrics say
 RETRY_SECONDS = 1.0
+TOLD_BY_THE_LOG = {500, 507}  # answers that say no more than that
 _SHOWN_FAULTS = 5
 _NO_FIELDS = {"body", "query", "path", "str", "int"}  # what pydantic puts into a field's place beside the field
 
@@ -95,7 +99,10 @@ def add_error_handlers(app: FastAPI) -> None:
 
     async def answer(request: Request, error: Exception) -> JSONResponse:
         answered = as_api_error(error)
-        request.state.note.error = answered.code
+        note = request.state.note
+        note.error = answered.code
+        if answered.status in TOLD_BY_THE_LOG:
+            _log.error("request.failed", exc_info=error, extra={"note": {"request_id": note.request_id}})
         response = answered.response()
         if isinstance(error, HTTPException) and error.headers:
             response.headers.update(error.headers)
@@ -128,6 +135,14 @@ def _of_outage(error: UnavailableError) -> ApiError:
 
 def _of_data(error: DataError) -> ApiError:
     return bad_request(str(error), param="messages", code="context_length_exceeded")
+
+
+def _of_template(error: ModelError | RecipeError) -> ApiError:
+    """While a request is answered, models and recipes are wrong only where a template cannot render its conversation."""
+    if error.__cause__ is None:
+        return internal_error()
+    reason = f"messages: the template of this model refuses this conversation ({error.__cause__!s:.300})"
+    return bad_request(f"{reason}; change its persona or its turns", param="messages", code="conversation_refused")
 
 
 def _of_storage(_: StorageError) -> ApiError:
@@ -182,6 +197,8 @@ _ANSWERS: dict[type[Exception], Callable[[Any], ApiError]] = {
     UnavailableError: _of_outage,
     UsageError: _of_usage,
     DataError: _of_data,
+    ModelError: _of_template,
+    RecipeError: _of_template,
     StorageError: _of_storage,
     HTTPException: _of_starlette,
     RequestValidationError: _of_validation,

@@ -12,7 +12,7 @@ from fastapi import Response
 from fastapi.responses import StreamingResponse
 
 from sptune.server.disconnect import while_connected
-from sptune.server.errors import as_api_error
+from sptune.server.errors import TOLD_BY_THE_LOG, as_api_error
 
 if TYPE_CHECKING:
     from fastapi import Request
@@ -134,7 +134,7 @@ class EventStream(StreamingResponse):
                     yield _event(chunk)
         except Exception as error:  # the status is sent: what went wrong can only be an event
             answer = as_api_error(error)
-            if answer.status == 500:
+            if answer.status in TOLD_BY_THE_LOG:
                 _log.error("stream.failed", exc_info=error, extra={"note": {"request_id": self._note.request_id}})
             self._note.error = answer.code
             yield b"data: " + bytes(answer.response().body) + b"\n\n"
