@@ -24,7 +24,7 @@ from sptune.model.load import LoadedBase
 from sptune.model.mixture import Speakers
 from sptune.model.retriever import Retriever
 from sptune.model.spt import Reply, SPTModel
-from tiny import tiny_spt
+from tiny import dummy_prefix_tokenizer, tiny_llama, tiny_spt
 
 Make = Callable[..., SPTModel]
 LONG = Decoding(max_new_tokens=400)
@@ -221,6 +221,30 @@ def test_an_end_token_ends_the_reply_and_is_no_part_of_it(
     answer = serve(tiny_base, visit, adapters={"it": saved(model, tmp_path / "it")})
     assert (answer.finish, answer.tokens) == ("stop", tokens.index(tokens[5]))
     assert_equal(answer, alone(model, request), GREEDY)
+
+
+@pytest.mark.parametrize("style", ["metaspace", "prepend"])
+def test_a_continuation_keeps_the_space_that_joins_it_to_its_text(style: str) -> None:
+    """Decoders of SentencePiece drop it where a text begins, which is not here."""
+    tokenizer = dummy_prefix_tokenizer(style)
+    base = LoadedBase(Backbone(tiny_llama(len(tokenizer)), base="spaced"), tokenizer)
+    request = ServingRequest(None, None, GREEDY, text="i mend nets in", logprobs=2)
+    ids = tokenizer("i mend nets in", return_tensors="pt").input_ids
+    bias = torch.zeros(len(tokenizer))
+    words = [number for piece, number in tokenizer.get_vocab().items() if piece[0] == "▁" and piece[1:].isalpha()]
+    bias[words] = 100.0
+    base.backbone.model.get_output_embeddings().register_forward_hook(lambda _, __, logits: logits + bias)
+    new = base.backbone.model.generate(ids, max_new_tokens=16, do_sample=False, pad_token_id=0)[0]
+
+    async def visit(engine: BatchingEngine) -> list[Answer]:
+        return await answers(engine, [request])
+
+    [answer] = serve(base, visit)
+    assert "i mend nets in" + answer.text == tokenizer.decode(new, skip_special_tokens=True)
+    assert answer.text[:1] == " "
+    tokens = [one for piece in answer.pieces for one in piece.logprobs]
+    assert "".join(one.token for one in tokens) == answer.text
+    assert all(one.token in {other.token for other in one.top} for one in tokens)
 
 
 def test_logprobs_are_the_models_own(

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sptune.engine.reply_text import ReplyText
+from sptune.engine.token_text import TokenText
 from sptune.text import PAPER_STOPS, cut_reply
 from tiny import EOS, byte_level_tokenizer, dummy_prefix_tokenizer
 
@@ -46,8 +47,26 @@ def test_the_pieces_are_the_reply_and_no_stop_is_shown(name: str, tokens: list[i
 @given(name=st.sampled_from(list(TOKENIZERS)), text=st.text(max_size=20))
 def test_any_text_that_survives_its_tokenizer_survives_the_pieces(name: str, text: str) -> None:
     tokens = TOKENIZERS[name].encode(text, add_special_tokens=False)
+    shown, _ = said(name, tokens, ())
+    assert "".join(shown) == decoded(name, tokens).strip()
+
+
+@given(name=st.sampled_from(list(TOKENIZERS)), text=st.text(max_size=20))
+@example(name="metaspace", text="the ropes freeze")
+@example(name="prepend", text="  the  ropes")
+def test_a_continuation_is_what_its_tokens_add_to_the_text(name: str, text: str) -> None:
+    """The space in front of its first token too, which decoders drop where a text begins."""
+    before = TOKENIZERS[name].encode("i mend nets in", add_special_tokens=False)
+    tokens = TOKENIZERS[name].encode(text, add_special_tokens=False)
     shown, _ = said(name, tokens, (), raw=True)
-    assert "".join(shown) == decoded(name, tokens)
+    assert decoded(name, before) + "".join(shown) == decoded(name, before + tokens)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_the_texts_of_tokens_are_the_text(name: str) -> None:
+    before, *tokens = TOKENIZERS[name].encode("i mend nets in the harbour .", add_special_tokens=False)
+    one = TokenText(TOKENIZERS[name])
+    assert decoded(name, [before]) + "".join(map(one, tokens)) == "i mend nets in the harbour ."
 
 
 def test_characters_are_shown_whole() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sptune.engine.local import settled_text
+from sptune.engine.token_text import anchor, decode
 from sptune.text import cut_reply
 
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what a decoder shows for a character whose last bytes are still to come
@@ -17,7 +18,7 @@ class ReplyText:
     Args:
         tokenizer: of the base model.
         stops: texts that end the reply and are no part of it.
-        raw: white space at both ends belongs to the reply; else it is left out, as in a chat.
+        raw: a text is continued, so white space at both ends belongs to the reply; else it is left out, as in a chat.
     """
 
     def __init__(self, tokenizer: Any, stops: Sequence[str], *, raw: bool = False) -> None:
@@ -26,8 +27,11 @@ class ReplyText:
         self._raw = raw
         self._text = ""  # of all tokens, the last ones left out while they end within a character
         self._unread = ""  # of those last ones
-        self._tokens: list[int] = []
-        self._before, self._read = 0, 0  # tokens[before:read] were read last; they show how those after them join on
+        self._tokens = anchor(tokenizer) if raw else []
+        self._before, self._read = (
+            0,
+            len(self._tokens),
+        )  # tokens[before:read] were read last; they show how those after them join on
         self._shown = 0
 
     @property
@@ -38,8 +42,8 @@ class ReplyText:
     def add(self, token: int) -> None:
         """Take the next token."""
         self._tokens.append(token)
-        known = self._decode(self._tokens[self._before : self._read])
-        now = self._decode(self._tokens[self._before :])
+        known = decode(self._tokenizer, self._tokens[self._before : self._read])
+        now = decode(self._tokenizer, self._tokens[self._before :])
         self._unread = now[len(known) :]
         if self._unread and not self._unread.endswith(_UNFINISHED):
             self._text += self._unread
@@ -65,7 +69,3 @@ class ReplyText:
         fresh = text[self._shown :]
         self._shown = max(self._shown, len(text))
         return fresh
-
-    def _decode(self, tokens: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sptune.engine.reply_pieces import ReplyPieces
 from sptune.engine.serving import Piece, TokenLogprob
+from sptune.engine.token_text import TokenText
 from sptune.model.ngrams import completions
 from sptune.model.sampling import draw_seed, uniform
 
@@ -27,6 +28,7 @@ class Reply(ReplyPieces):
         super().__init__(prepared)
         decoding = prepared.decoding
         seed = secrets.randbits(62) if decoding.seed is None else draw_seed(decoding.seed, 0)  # as one context alone
+        self._token_text = TokenText(prepared.model.encoder.tokenizer)
         self._draws = uniform([seed], decoding.max_new_tokens)[0].tolist() if decoding.temperature else None
 
     @property
@@ -55,9 +57,8 @@ class Reply(ReplyPieces):
     def _logprob(self, token: int, logits: Tensor, count: int) -> TokenLogprob:
         logprobs = logits.float().log_softmax(0)
         best = logprobs.topk(min(count, len(logprobs)))
-        decode = self.prepared.model.decode
         top = [
-            TokenLogprob(decode([k]), value)
+            TokenLogprob(self._token_text(k), value)
             for k, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
-        return TokenLogprob(decode([token]), float(logprobs[token]), tuple(top))
+        return TokenLogprob(self._token_text(token), float(logprobs[token]), tuple(top))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sptune.engine.serving import TokenLogprob, UnavailableError
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from sptune.engine.prepared import Prepared
 
-Decode = Callable[[Sequence[int]], str]
+Decode = Callable[[int], str]
 
 # vLLM takes what is not given here from the model's own generation_config.json.
 _PLAIN = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
@@ -58,7 +58,7 @@ def read_news(data: str | bytes, *, count: int, decode: Decode) -> TokenNews:
     Args:
         data: of a server-sent event.
         count: the most probable tokens that were asked for; vLLM adds the chosen one.
-        decode: the text of tokens.
+        decode: the text of a token.
 
     Raises:
         UnavailableError: the replica failed, or says what cannot be understood.
@@ -89,7 +89,7 @@ def _logprobs(given: dict[str, Any], count: int, decode: Decode) -> tuple[TokenL
     """The tokens' log-probabilities, with the most probable ones in their places."""
 
     def one(token: str, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
-        return TokenLogprob(decode([int(token.removeprefix(_TOKEN))]), logprob, top)
+        return TokenLogprob(decode(int(token.removeprefix(_TOKEN))), logprob, top)
 
     found = []
     for token, logprob, best in zip(given["tokens"], given["token_logprobs"], given["top_logprobs"], strict=True):

@@ -14,6 +14,7 @@ from multiprocessing import active_children
 from typing import TYPE_CHECKING, Any
 
 from sptune.engine.serving import TokenLogprob, UnavailableError
+from sptune.engine.token_text import TokenText
 from sptune.engine.vllm.token_source import TokenNews
 from sptune.errors import ModelError, UsageError
 from sptune.model.load import Dtype, locate, pick_device, pick_dtype
@@ -228,13 +229,13 @@ def _news(output: Any, prepared: Prepared) -> TokenNews:
     logprobs: tuple[TokenLogprob, ...] = ()
     if prepared.logprobs is not None and output.logprobs:
         pairs = zip(output.token_ids, output.logprobs, strict=True)
-        logprobs = tuple(_logprob(token, known, prepared) for token, known in pairs)
+        text = TokenText(prepared.model.encoder.tokenizer)
+        logprobs = tuple(_logprob(token, known, prepared.logprobs, text) for token, known in pairs)
     return TokenNews(tuple(output.token_ids), logprobs, output.finish_reason)
 
 
-def _logprob(token: int, known: dict[int, Any], prepared: Prepared) -> TokenLogprob:
+def _logprob(token: int, known: dict[int, Any], count: int, text: TokenText) -> TokenLogprob:
     """A token's log-probability and the best ones; vLLM gives them by token id, each with its rank."""
-    decode, count = prepared.model.decode, prepared.logprobs or 0
     best = sorted((one.rank, other, one.logprob) for other, one in known.items() if one.rank <= count)
-    top = tuple(TokenLogprob(decode([other]), logprob) for _, other, logprob in best[:count])
-    return TokenLogprob(decode([token]), known[token].logprob, top)
+    top = tuple(TokenLogprob(text(other), logprob) for _, other, logprob in best[:count])
+    return TokenLogprob(text(token), known[token].logprob, top)

@@ -83,7 +83,7 @@ class Replica:
 
         Args:
             body: the request.
-            decode: the text of tokens, for log-probabilities.
+            decode: the text of a token, for log-probabilities.
             count: the most probable tokens that it asks for.
             read_seconds: time from one token to the next, where it is another than usual.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from sptune.engine.serving import OverloadedError, UnavailableError
+from sptune.engine.token_text import TokenText
 from sptune.engine.vllm.completion import completion_body
 from sptune.engine.vllm.probe import Probe
 from sptune.engine.vllm.replica import Replica, ReplicaError
@@ -98,15 +99,14 @@ class Replicas:
             UnavailableError: none is up, those that were asked failed, or one failed after the first token.
         """
         body = await asyncio.to_thread(completion_body, prepared)
+        decode = TokenText(prepared.model.encoder.tokenizer)
         tried: list[Replica] = []
         failure: Exception = UnavailableError("the model cannot be reached now; try again later")
         while len(tried) < _TRIES and (replica := self._pick(tried)) is not None:
             tried.append(replica)
             begun = False
             try:
-                async with aclosing(
-                    replica.complete(body, decode=prepared.model.decode, count=prepared.logprobs or 0)
-                ) as told:
+                async with aclosing(replica.complete(body, decode=decode, count=prepared.logprobs or 0)) as told:
                     async for news in told:
                         begun = True
                         yield news

@@ -77,7 +77,7 @@ class CompletionForm:
         return usage_of(read, [reply.tokens for reply in self._replies.replies])
 
     def _logprobs_of(self, tokens: Sequence[TokenLogprob], offset: int) -> CompletionLogprobs | None:
-        """Offsets count the characters of the tokens, of which the white space at either end is no part of the text."""
+        """Offsets count the characters of the tokens; those of a stop are no part of the text."""
         if not self._logprobs:
             return None
         offsets = [offset + sum(len(token.token) for token in tokens[:number]) for number in range(len(tokens))]
