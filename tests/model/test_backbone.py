@@ -25,7 +25,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from sptune.errors import ModelError
 from sptune.model.backbone import Backbone
-from tiny import tiny_llama
+from tiny import Largest, tiny_llama
 
 
 def ids_of(vocabulary: int, rows: int = 2, tokens: int = 40) -> Tensor:
@@ -199,6 +199,38 @@ def test_the_vocabulary_is_what_the_model_reads(any_base):
     assert torch.equal(vocabulary[5], backbone.embed(torch.tensor([[5]]))[0, 0])
     scale = 32**0.5 if backbone.base.startswith("gemma3") else 1
     torch.testing.assert_close(vocabulary, backbone.embedding_table * scale)
+
+
+def test_the_norm_of_the_vocabulary_is_the_mean_over_its_rows(any_base):
+    wanted = float(any_base.backbone.vocabulary().norm(dim=1).mean())
+    assert any_base.backbone.vocabulary_norm() == pytest.approx(wanted)
+
+
+def test_the_norm_is_found_in_parts():
+    backbone = Backbone(tiny_llama(20_000), base="many")
+    with Largest() as largest:
+        norm = backbone.vocabulary_norm()
+    assert largest.numel <= 5000 * backbone.embedding_dim
+    assert norm == pytest.approx(float(backbone.vocabulary().norm(dim=1).mean()))
+
+
+def test_figures_of_the_embeddings_are_kept_while_they_are_frozen(monkeypatch: pytest.MonkeyPatch):
+    backbone = Backbone(tiny_llama(90), base="a")
+    before = (backbone.vocabulary_norm(), backbone.embedding_hash())
+    monkeypatch.setattr(backbone, "embed", None)
+    with Largest() as largest:
+        assert (backbone.vocabulary_norm(), backbone.embedding_hash()) == before
+    assert largest.numel == 0
+
+
+def test_figures_of_embeddings_that_are_trained_are_new():
+    backbone = Backbone(tiny_llama(90), base="a")
+    before = (backbone.vocabulary_norm(), backbone.embedding_hash())
+    table = backbone.embedding_table.requires_grad_()
+    with torch.no_grad():
+        table.mul_(2)
+    assert backbone.vocabulary_norm() == pytest.approx(2 * before[0])
+    assert backbone.embedding_hash() != before[1]
 
 
 def test_the_hash_is_that_of_the_table_in_bfloat16():

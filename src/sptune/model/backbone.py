@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import MethodType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,10 @@ from sptune.model.target_logprobs import target_logprobs, weighted_logits_logpro
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+Figure = TypeVar("Figure")
+
+_CHUNK = 4096  # rows of the vocabulary that are in float32 at a time
 
 # what configurations call the longest sequence
 _WINDOWS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length")
@@ -51,6 +55,7 @@ class Backbone(nn.Module):
         self.base = base
         self.revision = revision
         self._recomputes = False
+        self._kept: dict[Callable[[Backbone], Any], Any] = {}
         self.takes_position_ids = "position_ids" in _forward_parameters(self.body)
         self._probe()
 
@@ -120,8 +125,20 @@ class Backbone(nn.Module):
 
         A model loaded in float16 has another: its table was rounded differently.
         """
-        table = self.embedding_table.detach().to("cpu", torch.bfloat16).contiguous()
-        return hashlib.sha256(table.view(torch.uint8).numpy().tobytes()).hexdigest()
+        return self._once_if_frozen(_table_hash)
+
+    def vocabulary_norm(self) -> float:
+        """Mean Euclidean norm of the rows of `vocabulary`."""
+        return self._once_if_frozen(_mean_norm)
+
+    def _once_if_frozen(self, figure: Callable[[Backbone], Figure]) -> Figure:
+        """A figure of the word embeddings, which takes seconds where they are many: it is kept unless they are trained."""
+        if any(parameter.requires_grad for parameter in self.model.get_input_embeddings().parameters()):
+            return figure(self)
+        if figure not in self._kept:
+            self._kept[figure] = figure(self)
+        kept: Figure = self._kept[figure]
+        return kept
 
     def train(self, mode: bool = True) -> Backbone:
         """Stay in evaluation mode: a frozen model has no dropout."""
@@ -248,6 +265,18 @@ def _let_generate_take_embeddings(model: PreTrainedModel) -> None:
         return own(self, input_ids, inputs_embeds=inputs_embeds, **kwargs)
 
     model.prepare_inputs_for_generation = MethodType(prepare, model)  # bound, so that a copy of the model has its own
+
+
+def _table_hash(backbone: Backbone) -> str:
+    table = backbone.embedding_table.detach().to("cpu", torch.bfloat16).contiguous()
+    return hashlib.sha256(table.view(torch.uint8).numpy().data).hexdigest()
+
+
+@torch.no_grad()
+def _mean_norm(backbone: Backbone) -> float:
+    ids = torch.arange(len(backbone.embedding_table), device=backbone.device)
+    norms = [backbone.embed(some).float().norm(dim=1) for some in torch.split(ids, _CHUNK)]
+    return float(torch.cat(norms).mean())
 
 
 def _forward_parameters(module: nn.Module) -> set[str]:

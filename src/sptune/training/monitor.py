@@ -38,10 +38,9 @@ def prompt_figures(model: SPTModel) -> PromptFigures:
     prompts = model.prompts.embeddings  # (K, L, D)
     if model.prompts.length == 0:
         return PromptFigures(0.0, ())
-    vocabulary = model.backbone.vocabulary().float().norm(dim=1).mean()
     unit = F.normalize(prompts.flatten(1), dim=1)
     similarity = tuple(tuple(row) for row in (unit @ unit.T).tolist())
-    return PromptFigures(float(prompts.norm(dim=2).mean() / vocabulary), similarity)
+    return PromptFigures(float(prompts.norm(dim=2).mean()) / model.backbone.vocabulary_norm(), similarity)
 
 
 class Monitor:
