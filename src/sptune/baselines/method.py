@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 METHOD_NAME = "method.json"  # written last: where it stands, the method is fitted
 RECIPE_NAME = "recipe.yaml"
 CHECKPOINTS = "checkpoints"
+FIRST = "first"  # in the folder of a method that trains twice: what is trained before the prompts
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sptune.baselines.examples import shuffled
 from sptune.baselines.lora import FOLDER as LORA
 from sptune.baselines.lora import Lora, add_lora, merged_lora, with_lora
-from sptune.baselines.method import Fit, FittedMethod, TrainingData
+from sptune.baselines.method import FIRST, Fit, FittedMethod, TrainingData
 from sptune.baselines.own_backbone import own_base
 from sptune.baselines.peft_files import save_peft
 from sptune.baselines.spt import FOLDER as ADAPTER
@@ -19,8 +19,6 @@ from sptune.model.spt import SPTModel
 
 if TYPE_CHECKING:
     from sptune.config import Recipe
-
-FIRST = "first"  # the folder of the LoRA that is trained before the prompts
 
 
 class SptOnLora(FittedMethod):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from sptune.evaluation.significance import paired_bootstrap
 from sptune.experiments.report import findings as findings_module
 from sptune.experiments.report.controls import controls_of
 from sptune.experiments.report.controls_section import sentence
-from sptune.experiments.report.curve import make_curve
+from sptune.experiments.report.curve import make_curve, read_curve
 from sptune.experiments.report.findings import find
 from sptune.experiments.report.folder import read_comparison
 from sptune.experiments.report.gains import mean_gain
@@ -195,6 +196,19 @@ def test_the_probe_is_compared_turn_by_turn(tmp_path: Path) -> None:
     single = controls.perplexity["validated_single"]
     assert single
     assert single.mean == pytest.approx(first)
+
+
+def test_the_curve_of_prompts_over_lora_goes_on_behind_lora_s(tmp_path: Path) -> None:
+    """Steps and tokens of both count: it is one budget."""
+    for folder, perplexity in ((tmp_path / "first", 30.0), (tmp_path, 20.0)):
+        folder.mkdir(exist_ok=True)
+        records = (
+            {"kind": "train", "step": 2, "tokens": 10},
+            {"kind": "validation", "step": 2, "perplexity": perplexity},
+        )
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
+    curve = read_curve(tmp_path, [])
+    assert (curve.steps, curve.tokens, curve.perplexity) == ((2, 4), (10.0, 20.0), (30.0, 20.0))
 
 
 def test_a_curve_counts_the_tokens_until_each_validation() -> None:

@@ -7,6 +7,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from sptune.baselines.method import FIRST
 from sptune.training.metrics_log import read_metrics
 
 METRICS_NAME = "metrics.jsonl"
@@ -25,19 +26,26 @@ class Curve:
 
 
 def read_curve(run: Path, notes: list[str]) -> Curve:
-    """The curve in the `metrics.jsonl` of a run; empty where it has none. What cannot be read goes to `notes`."""
-    path = run / METRICS_NAME
-    if not path.exists():
-        return Curve()
-    try:
-        return make_curve(read_metrics(path))
-    except (OSError, TypeError, ValueError):
-        notes.append(f"{'/'.join(path.parts[-4:])} cannot be read: that cell has no learning curve.")
-        return Curve()
+    """The curve in the `metrics.jsonl` of a run, behind that of a model that was trained before it; empty where it has none.
+
+    What cannot be read goes to `notes`.
+    """
+    records: list[dict[str, Any]] = []
+    for path in (run / FIRST / METRICS_NAME, run / METRICS_NAME):
+        if not path.exists():
+            continue
+        try:
+            last = max((record["step"] for record in records), default=0)
+            records += [{**record, "step": last + record["step"]} for record in read_metrics(path) if "step" in record]
+            curve = make_curve(records)
+        except (OSError, TypeError, ValueError):
+            notes.append(f"{'/'.join(path.parts[-4:])} cannot be read: that cell has no learning curve.")
+            return Curve()
+    return curve if records else Curve()
 
 
 def make_curve(records: list[dict[str, Any]]) -> Curve:
-    """The curve of the records of a `metrics.jsonl`, in any order.
+    """The curve of the records of a training, in any order.
 
     >>> make_curve([{"kind": "train", "step": 1, "tokens": 50}, {"kind": "validation", "step": 1, "perplexity": 9.0}])
     Curve(steps=(1,), tokens=(50.0,), perplexity=(9.0,))
