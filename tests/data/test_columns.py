@@ -149,6 +149,8 @@ def test_a_faulty_row_ends_a_dialogue_and_is_passed_on() -> None:
         (XPERSONA, {"persona": [], "dialogue": [["a", ""]]}, "empty-response", "says nothing"),
         (MSC, {**MSC, "speaker": ["Speaker 1"]}, "wrong-type", "4 texts in dialogue, but 1 in speaker"),
         (MSC, {**MSC, "speaker": ["Speaker 1", "Speaker 2", "Speaker 3", "Speaker 2"]}, "unknown-role", "'Speaker 3'"),
+        (MSC, {**MSC, "speaker": [["Speaker 1"], *MSC["speaker"][1:]]}, "unknown-role", "role is an array, not one of"),
+        (PARLAI_MSC, {**PARLAI_MSC, "dialog": [{"id": {"n": 1}, "text": "Hi!"}]}, "unknown-role", "role is an object"),
         (PARLAI_MSC, {**PARLAI_MSC, "personas": [[]]}, "wrong-type", "1 personas"),
         (SYNTHETIC, {**SYNTHETIC, "Best Generated Conversation": "Well, hi"}, "unknown-role", "begins with neither"),
         (SYNTHETIC, {**SYNTHETIC, "Best Generated Conversation": None}, "wrong-type", "is null"),
@@ -163,6 +165,18 @@ def test_a_row_of_another_shape_is_reported_with_its_line_and_leaves_the_others(
     [problem] = [one for one in result.problems if one.severity == "error"]
     assert (problem.line, problem.code) == (2, code)
     assert words in problem.message
+
+
+@pytest.mark.parametrize("key", ["history", "candidates"])
+@pytest.mark.parametrize("value", [5, {"0": "hi"}, "hi"])
+def test_utterances_without_lists_are_reported_with_their_line_and_leave_the_others(
+    written: Writer, key: str, value: Any
+) -> None:
+    first, second = map(without_id, UTTERANCES)
+    result = read(written({**first, key: value}, second), format="personachat")
+    assert (len(result.dialogues), result.skipped) == (1, 1)
+    assert found(result) == [(1, "wrong-type")]
+    assert f"{key} is a" in result.problems[0].message
 
 
 def test_json_in_no_known_columns_is_refused(written: Writer) -> None:

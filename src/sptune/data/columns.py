@@ -14,6 +14,7 @@ from sptune.data.problems import Report
 Row = dict[str, Any]
 
 _ROLES = ("user", "assistant")
+_SPEAKERS = ("Speaker 1", "Speaker 2")  # of the same roles, in Multi-Session Chat
 _SILENCE = re.compile(r"__\s*silence\s*__", re.IGNORECASE)
 _SPEAKER = re.compile(r"\s*\[?user ([12])(?:'s name)?\]?\s*:\s*", re.IGNORECASE)
 
@@ -119,12 +120,11 @@ def multi_session(row: Row) -> Row:
         where = [row.get(key) for key in ("dialoug_id", "session_id")]  # spelt so in the data set
     if len(personas) != 2:
         raise MisfitError("wrong-type", f"{len(personas)} personas, not those of two speakers")
-    roles = {"Speaker 1": "user", "Speaker 2": "assistant"}
     return {
         "id": None if None in where else "-".join(map(str, where)),
         "persona": personas[1],
         "partner_persona": personas[0],
-        "messages": [{"role": roles.get(speaker, speaker), "content": text} for speaker, text in said],
+        "messages": [{"role": _role(speaker), "content": text} for speaker, text in said],
     }
 
 
@@ -147,6 +147,11 @@ def synthetic(row: Row) -> Row:
     return {**_named(row), **personas, "messages": messages}
 
 
+def _role(speaker: Any) -> Any:
+    """The role of a speaker of Multi-Session Chat; whoever else it names is reported as any unknown role is."""
+    return _ROLES[_SPEAKERS.index(speaker)] if speaker in _SPEAKERS else speaker
+
+
 def _alternating(texts: list[Any], *, last: str) -> list[Row]:
     """Messages of two speakers in turn, the last one by `last`."""
     shift = len(texts) - 1 - _ROLES.index(last)
@@ -157,10 +162,13 @@ def _goes_on(dialogue: Any, row: Row) -> bool:
     """Whether the utterance in `row` is a later one of `dialogue`."""
     if row.get("conv_id") is not None or dialogue.get("conv_id") is not None:
         return bool(row.get("conv_id") == dialogue.get("conv_id"))
-    last, history = dialogue["utterances"][-1], row.get("history")
-    if row.get("personality") != last.get("personality") or not isinstance(history, list):
+    last = dialogue["utterances"][-1]
+    before, candidates, history = last.get("history"), last.get("candidates"), row.get("history")
+    if row.get("personality") != last.get("personality"):
         return False
-    said = [*(last.get("history") or []), *(last.get("candidates") or [])[-1:]]
+    if not (isinstance(before, list) and isinstance(candidates, list) and isinstance(history, list)):
+        return False  # which of them is no list is said where the utterance is read
+    said = [*before, *candidates[-1:]]
     return len(history) > len(said) and history[: len(said)] == said
 
 
