@@ -277,6 +277,19 @@ def test_logprobs_are_the_models_own(
     assert {three.text, none.text, off.text} == {alone(model, request).text}
 
 
+def test_a_text_is_continued_without_control_characters_and_halves_of_surrogate_pairs(
+    tiny_base: LoadedBase, folders: dict[str, Path]
+) -> None:
+    requests = [ServingRequest("one", None, GREEDY, text=text) for text in ("once\nupon", "\ud800on\x1bce\nupon\udcff")]
+
+    async def visit(engine: BatchingEngine) -> tuple[list[Answer], list[int]]:
+        return await answers(engine, requests), [chosen.prompt for chosen in await engine.select(requests)]
+
+    (plain, dirty), prompts = serve(tiny_base, visit, adapters=folders)
+    assert (dirty.text, dirty.selection) == (plain.text, plain.selection)
+    assert prompts == [plain.selection.prompt] * 2
+
+
 def test_selection_is_that_of_the_engine_for_one_user(
     tiny_base: LoadedBase, models: dict[str, SPTModel], folders: dict[str, Path], contexts: list[Dialogue]
 ) -> None:
@@ -312,6 +325,7 @@ def test_selection_is_that_of_the_engine_for_one_user(
         ({"decoding": Decoding(max_new_tokens=600)}, UsageError, "holds 512 for a request"),
         ({"context": Dialogue("x", (), ())}, DataError, "no turns"),
         ({"context": None, "text": ""}, DataError, "text: empty"),
+        ({"context": None, "text": "\ud800\x1b"}, DataError, "text: empty"),
     ],
 )
 def test_bad_requests_fail_alone(

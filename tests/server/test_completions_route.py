@@ -40,6 +40,14 @@ def test_several_texts_each_with_its_own_prompt(live: LiveServer):
     assert answer["usage"]["prompt_tokens"] == sum(one["usage"]["prompt_tokens"] for one in alone)
 
 
+def test_half_a_surrogate_pair_is_dropped(live: LiveServer):
+    raw = rb'{"model": "sailor", "prompt": "\ud800", "max_tokens": 4}'
+    answer = live.http.post(PATH, content=raw, headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+    assert "text: empty" in answer.json()["error"]["message"]
+    assert post(live, prompt="i sail")["choices"] == post(live, prompt="i \x1bsail")["choices"]
+
+
 def test_a_stream_says_the_same(live: LiveServer):
     whole = post(live, logprobs=1)
     answer = live.http.post(PATH, json=body(stream=True, logprobs=1, stream_options={"include_usage": True}))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sptune.data.lines import clean
 from sptune.errors import DataError, UsageError
 from sptune.model.generate import check_window, said_in
 from sptune.model.prefix import prompted
@@ -85,7 +86,8 @@ def prepare(
 
     Raises:
         UsageError: decoding that is not served, no such prompt, or a reply that does not fit the window.
-        DataError: an empty text, or a context that does not fit the window.
+        DataError: a text that is empty once control characters and halves of surrogate pairs are dropped, or a context that does not fit
+            the window.
     """
     _refuse(request.decoding)
     model, ids = adapter.model, _encoded(request, adapter)
@@ -142,7 +144,7 @@ def choose(request: ServingRequest, adapter: LoadedAdapter, ids: Tokens) -> Sele
 
 def _encoded(request: ServingRequest, adapter: LoadedAdapter) -> Tokens:
     if request.context is None:
-        return _text_ids(adapter.model, request.text or "")
+        return _text_ids(adapter.model, clean(request.text or ""))
     return adapter.model.encoder.encode_context(request.context).input_ids
 
 

@@ -51,7 +51,7 @@ class ServingRequest:
         previous: the prompt of the turn before, where it is known already; None: chosen anew.
         threshold: of sticky selection, a difference of scores, >= 0.
         logprobs: None: none; n >= 0: the log-probability of each token, and those of the n most probable ones.
-        text: a text to be continued as it stands, without a template.
+        text: a text to be continued as it stands, without a template; control characters are dropped.
     """
 
     adapter: str | None
