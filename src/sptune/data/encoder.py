@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from sptune.data.dialogue import Dialogue, Turn
+from sptune.data.plain import PlainText
 from sptune.data.template import Template, check_not_empty, special_tokens, stop_token_id
 from sptune.errors import DataError
 
@@ -95,7 +96,7 @@ class DialogueEncoder:
         self.learn_stop = learn_stop
         self.window = window
         self.stop_id = stop_token_id(template, tokenizer) if learn_stop else None
-        self._special = tuple(sorted(filter(None, special_tokens(tokenizer)), key=len, reverse=True))
+        self._plain = PlainText(special_tokens(tokenizer))
         self._anchor = self._dummy_prefix_anchor()
         self._opening = self._opening_tokens()
         self._tokens = lru_cache(maxsize=65_536)(self._tokenize)
@@ -222,14 +223,6 @@ class DialogueEncoder:
             for turn in dialogue.turns
         )
         return replace(dialogue, persona=tuple(map(self._plain, dialogue.persona)), turns=turns)
-
-    def _plain(self, text: str) -> str:
-        """`text` without the tokenizer's special tokens: a message must not be able to end a turn or open a system message."""
-        text = text.encode("utf-8", "replace").decode()  # a terminal or JSON can give half a surrogate pair
-        while any(token in text for token in self._special):  # removing one can join the halves of another
-            for token in self._special:
-                text = text.replace(token, "")
-        return text.strip()
 
     def _check_window(self, dialogue: Dialogue, turn: Turn, tokens: int) -> None:
         needed = self.prompt_length + tokens + int(self.learn_stop)
