@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from sptune.data.dialogue import Dialogue, Turn
+from sptune.data.history import History
 from sptune.data.plain import PlainText
 from sptune.data.template import Template, check_not_empty, special_tokens, stop_token_id
 from sptune.errors import DataError
@@ -120,29 +122,37 @@ class DialogueEncoder:
             DataError: no turn, or a persona, user message and response that together exceed the model's window.
         """
         check_not_empty(dialogue.id, dialogue.turns)
-        dialogue_text = self.clean(dialogue)
         sequences: list[TokenSequence] = []
         ids: tuple[int, ...] = ()
         spans: list[TurnSpan] = []
-        start = 0
-        for n, turn in enumerate(dialogue_text.turns):
-            context, start = self._fit(dialogue_text, start, n)
+        for n, (turn, context) in enumerate(zip(dialogue.turns, self.contexts(dialogue), strict=True)):
             if turn.response is None or not turn.learn:
                 continue
-            if spans and context[: len(ids)] != ids:
+            if spans and context.input_ids[: len(ids)] != ids:
                 sequences.append(TokenSequence(dialogue, ids, tuple(spans)))
                 spans = []
-            if not turn.response:
-                place = _place(dialogue.turns[n])
+            response = self._plain(turn.response)
+            if not response:
                 raise DataError(
-                    f"dialogue {dialogue.id!r}{place}: the response is empty; write one, or leave the turn out"
+                    f"dialogue {dialogue.id!r}{_place(turn)}: the response is empty; write one, or leave the turn out"
                 )
-            ids = context + self._tokens(self.template.glue + turn.response, first=False)
-            self._check_window(dialogue, dialogue.turns[n], len(ids))
-            spans.append(TurnSpan(n, len(context), len(ids), len(turn.response.encode())))
+            ids = context.input_ids + self._tokens(self.template.glue + response)
+            self._check_window(dialogue, turn, len(ids))
+            spans.append(TurnSpan(n, len(context.input_ids), len(ids), len(response.encode())))
         if spans:
             sequences.append(TokenSequence(dialogue, ids, tuple(spans)))
         return tuple(sequences)
+
+    def contexts(self, dialogue: Dialogue) -> Iterator[ContextTokens]:
+        """The context of each turn of `dialogue`, oldest first; whether it fits the model's window is not asked.
+
+        Raises:
+            DataError: the template renders nothing.
+        """
+        history = History(self.clean(dialogue), self.template, self._tokens)
+        for _ in dialogue.turns:
+            history.advance(self.context_budget)
+            yield ContextTokens(history.ids, history.start)
 
     def encode_context(self, context: Dialogue) -> ContextTokens:
         """The tokens of a context: a dialogue whose last turn waits for its response.
@@ -151,48 +161,20 @@ class DialogueEncoder:
             DataError: no turn, or a persona and user message that leave no room for a response in the model's window.
         """
         check_not_empty(context.id, context.turns)
-        text = self.clean(context)
-        last = len(text.turns) - 1
-        start = 0
-        for n in range(last + 1):  # the same walk as `encode`, so that the same turns are dropped
-            ids, start = self._fit(text, start, n)
-        self._check_window(context, context.turns[last], len(ids) + 1)
-        return ContextTokens(ids, start)
+        *_, tokens = self.contexts(context)  # the same walk as `encode`, so that the same turns are dropped
+        self._check_window(context, context.turns[-1], len(tokens.input_ids) + 1)
+        return tokens
 
     def response_ids(self, response: str) -> tuple[int, ...]:
         """The tokens of a response as they follow a context, without the stop token."""
-        return self._tokens(self.template.glue + self._plain(response), first=False)
+        return self._tokens(self.template.glue + self._plain(response))
 
-    def _fit(self, dialogue: Dialogue, start: int, n: int) -> tuple[tuple[int, ...], int]:
-        ids = self._context(dialogue, start, n)
-        while len(ids) > self.context_budget and start < n:
-            start += 1
-            ids = self._context(dialogue, start, n)
-        if not ids:
-            raise DataError(
-                f"dialogue {dialogue.id!r}: the template makes an empty text of turn {n + 1}; let template.file render something"
-            )
-        return ids, start
+    def fits(self, tokens: int) -> bool:
+        """Whether the base model's window has room for a prompt, so many tokens of context and response, and the stop."""
+        return self.window is None or self._needed(tokens) <= self.window
 
-    def _context(self, dialogue: Dialogue, start: int, n: int) -> tuple[int, ...]:
-        """Tokens of the context of turn n, with history from turn `start`: pieces as long as each text extends the one before."""
-        text, ids = "", tuple[int, ...]()
-        for m in range(start, n + 1):
-            longer = self.template.context(
-                dialogue.persona, (*dialogue.turns[start:m], replace(dialogue.turns[m], response=None))
-            )
-            if m > start and longer.startswith(text):
-                ids += self._tokens(longer[len(text) :], first=False)
-            else:
-                ids = self._tokens(longer, first=True)
-            text = longer
-            if m < n:
-                spoken = self.template.glue + (dialogue.turns[m].response or "")
-                text += spoken
-                ids += self._tokens(spoken, first=False)
-        return ids
-
-    def _tokenize(self, text: str, *, first: bool) -> tuple[int, ...]:
+    def _tokenize(self, text: str, first: bool = False) -> tuple[int, ...]:
+        """Tokens of a piece of text; the first piece of a context begins as the tokenizer begins a text."""
         if first:
             return (*self._opening, *self.tokenizer.encode(text, add_special_tokens=False))
         if not text:
@@ -225,13 +207,15 @@ class DialogueEncoder:
         return replace(dialogue, persona=tuple(map(self._plain, dialogue.persona)), turns=turns)
 
     def _check_window(self, dialogue: Dialogue, turn: Turn, tokens: int) -> None:
-        needed = self.prompt_length + tokens + int(self.learn_stop)
-        if self.window is not None and needed > self.window:
+        if not self.fits(tokens):
             raise DataError(
-                f"dialogue {dialogue.id!r}{_place(turn)}: prompt, context and response need {needed} tokens, but the base "
+                f"dialogue {dialogue.id!r}{_place(turn)}: prompt, context and response need {self._needed(tokens)} tokens, but the base "
                 f"model's window is {self.window}; shorten them, raise template.reserve (older turns then make room) or lower "
                 "prompts.length"
             )
+
+    def _needed(self, tokens: int) -> int:
+        return self.prompt_length + tokens + int(self.learn_stop)
 
 
 def _place(turn: Turn) -> str:

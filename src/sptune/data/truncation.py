@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from sptune.data.check import summary
 from sptune.data.dialogue import Dialogue
 from sptune.data.encoder import DialogueEncoder
-from sptune.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,23 +30,26 @@ class TruncationReport:
 
 
 def count_truncation(encoder: DialogueEncoder, dialogues: Sequence[Dialogue]) -> TruncationReport:
-    """How `encoder` treats dialogues, turn by turn."""
+    """How `encoder` treats dialogues, turn by turn.
+
+    Raises:
+        DataError: the template renders nothing.
+    """
     contexts: list[int] = []
     responses: list[int] = []
     truncated = too_long = 0
     for dialogue in dialogues:
-        for n, turn in enumerate(dialogue.turns):
+        for turn, context in zip(dialogue.turns, encoder.contexts(dialogue), strict=True):
             if turn.response is None or not turn.learn:
                 continue
-            try:
-                tokens = encoder.encode_context(dialogue.context(n))
-            except DataError:
+            tokens = len(context.input_ids)
+            if not encoder.fits(tokens + 1):
                 too_long += 1
                 continue
-            response = len(encoder.response_ids(turn.response)) + int(encoder.learn_stop)
-            contexts.append(len(tokens.input_ids))
-            responses.append(response)
-            truncated += tokens.dropped_turns > 0
-            too_long += encoder.window is not None and encoder.prompt_length + contexts[-1] + response > encoder.window
+            response = len(encoder.response_ids(turn.response))
+            contexts.append(tokens)
+            responses.append(response + int(encoder.learn_stop))
+            truncated += context.dropped_turns > 0
+            too_long += not encoder.fits(tokens + response)
     examples = sum(turn.response is not None and turn.learn for talk in dialogues for turn in talk.turns)
     return TruncationReport(examples, truncated, too_long, summary(contexts), summary(responses))
