@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import pytest
@@ -181,6 +182,20 @@ def test_a_chat_template_is_not_opened_twice():
     context = make_encoder(tokenizer_of("opening"), "chat").encode_context(SAILOR.context(0))
     assert context.input_ids[0] == 2
     assert context.input_ids[1] != 2
+
+
+def test_an_encoder_keeps_nothing_of_what_it_encoded(tiny_tokenizer):
+    encoder = make_encoder(tiny_tokenizer)
+    talks = [Dialogue("d", (), (Turn(f"{n} nets " * 50, f"{n} ropes " * 50), Turn("and you ?"))) for n in range(40)]
+    encoder.encode(talks[0])
+    tracemalloc.start()
+    for talk in talks:
+        assert encoder.encode(talk)
+        assert encoder.encode_context(talk)
+        assert encoder.response_ids(talk.turns[0].response or "")
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 20_000  # bytes; the texts alone have more
 
 
 def test_half_a_surrogate_pair_is_survived(tiny_tokenizer):

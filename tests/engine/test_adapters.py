@@ -98,12 +98,11 @@ def test_a_loaded_adapter_scores_as_the_model_it_was(
     assert not any(parameter.requires_grad for parameter in adapter.model.parameters())
 
 
-def test_adapters_of_one_template_share_the_encoder_and_all_share_the_base(
+def test_all_adapters_share_the_base_and_nothing_of_their_own(
     loader: AdapterLoader, folder: Path, tiny_model: Make, tmp_path: Path
 ) -> None:
     first, second = loader.load(folder), loader.load(folder)
     other = loader.load(saved(tiny_model("chat"), tmp_path / "other"))
-    assert first.model.encoder is second.model.encoder is not other.model.encoder
     assert first.model.backbone is other.model.backbone is loader.base.backbone
     assert first.model.prompts.embeddings.data_ptr() != second.model.prompts.embeddings.data_ptr()
 

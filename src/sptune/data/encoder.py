@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from sptune.data.dialogue import Dialogue, Turn
@@ -101,7 +100,6 @@ class DialogueEncoder:
         self._plain = PlainText(special_tokens(tokenizer))
         self._anchor = self._dummy_prefix_anchor()
         self._opening = self._opening_tokens()
-        self._tokens = lru_cache(maxsize=65_536)(self._tokenize)
 
     @property
     def context_budget(self) -> int:
@@ -136,7 +134,7 @@ class DialogueEncoder:
                 raise DataError(
                     f"dialogue {dialogue.id!r}{_place(turn)}: the response is empty; write one, or leave the turn out"
                 )
-            ids = context.input_ids + self._tokens(self.template.glue + response)
+            ids = context.input_ids + self._tokenize(self.template.glue + response)
             self._check_window(dialogue, turn, len(ids))
             spans.append(TurnSpan(n, len(context.input_ids), len(ids), len(response.encode())))
         if spans:
@@ -149,7 +147,7 @@ class DialogueEncoder:
         Raises:
             DataError: the template renders nothing.
         """
-        history = History(self.clean(dialogue), self.template, self._tokens)
+        history = History(self.clean(dialogue), self.template, self._tokenize)
         for _ in dialogue.turns:
             history.advance(self.context_budget)
             yield ContextTokens(history.ids, history.start)
@@ -167,7 +165,7 @@ class DialogueEncoder:
 
     def response_ids(self, response: str) -> tuple[int, ...]:
         """The tokens of a response as they follow a context, without the stop token."""
-        return self._tokens(self.template.glue + self._plain(response))
+        return self._tokenize(self.template.glue + self._plain(response))
 
     def fits(self, tokens: int) -> bool:
         """Whether the base model's window has room for a prompt, so many tokens of context and response, and the stop."""

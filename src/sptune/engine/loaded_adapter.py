@@ -1,4 +1,4 @@
-"""An adapter in memory, ready for requests: it shares the base model, and the encoder of its template, with all others."""
+"""An adapter in memory, ready for requests: it shares the base model with all others."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from weakref import WeakValueDictionary
 
 import torch
 
-from sptune.adapter import PROMPTS_KEY, WEIGHTS_NAME, AdapterConfig, TemplateConfig, load_adapter
+from sptune.adapter import PROMPTS_KEY, WEIGHTS_NAME, AdapterConfig, load_adapter
 from sptune.data.dialogue import Dialogue, Turn
 from sptune.data.encoder import DialogueEncoder
 from sptune.data.template import TemplateKind, default_stops, make_template
@@ -67,7 +66,6 @@ class AdapterLoader:
     def __init__(self, base: LoadedBase) -> None:
         self.base = base
         self._digest = base.backbone.embedding_hash()
-        self._encoders: WeakValueDictionary[tuple[TemplateConfig, int], DialogueEncoder] = WeakValueDictionary()
 
     def load(self, path: str | Path) -> LoadedAdapter:
         """Read, check and try an adapter.
@@ -115,7 +113,7 @@ class AdapterLoader:
         own = {name.removeprefix("retriever."): tensor for name, tensor in tensors.items() if name != PROMPTS_KEY}
         retriever.load_state_dict(own)
         prompts = SoftPrompts(tensors[PROMPTS_KEY])
-        encoder, speakers = self._encoder(config), saved.speakers_of(config)
+        encoder, speakers = saved.make_encoder(config, self.base), saved.speakers_of(config)
         model = SPTModel(self.base.backbone, prompts, retriever, encoder, stops=config.stops, speakers=speakers)
         return _tried(_ready(model, config), path)
 
@@ -133,14 +131,6 @@ class AdapterLoader:
                 f"{path}: its retriever reads the model's hidden states, and this engine holds no layers to compute them; "
                 "serve it with --engine local"
             )
-
-    def _encoder(self, config: AdapterConfig) -> DialogueEncoder:
-        """The encoder of that template: one for all adapters that share it, for each keeps the tokens of what it was given."""
-        key = (config.template, config.prompt_length)
-        encoder = self._encoders.get(key)
-        if encoder is None:
-            encoder = self._encoders.setdefault(key, saved.make_encoder(config, self.base))
-        return encoder
 
 
 def _give_memory_back() -> None:
