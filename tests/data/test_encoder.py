@@ -127,6 +127,20 @@ def test_the_virtual_tokens_take_their_room(tiny_tokenizer):
     )
 
 
+@pytest.mark.parametrize("template", ["paper", "chat", "jinja"])
+def test_more_turns_are_dropped_only_where_the_room_is_exceeded(tiny_tokenizer, template):
+    encoder = make_encoder(tiny_tokenizer, template, max_length=300)
+    context = ARCHIVIST.context(6)
+    free = encoder.encode_context(context)
+    for room in (len(free.input_ids), 10_000):
+        assert encoder.encode_context(context, room=room) == free
+    tight = encoder.encode_context(context, room=len(free.input_ids) - 1)
+    assert tight.dropped_turns == free.dropped_turns + 1
+    alone = encoder.encode_context(context, room=-5)
+    assert alone.dropped_turns == 6
+    assert alone == replace(encoder.encode_context(replace(context, turns=context.turns[6:])), dropped_turns=6)
+
+
 def test_a_response_that_cannot_fit_the_window_names_dialogue_and_line(tiny_tokenizer):
     encoder = make_encoder(tiny_tokenizer, window=100, reserve=10)
     long = replace(SAILOR, turns=(replace(SAILOR.turns[0], response="well , " * 60),))

@@ -13,7 +13,7 @@ import torch
 from serving_clients import GREEDY, Answer, answers, collect, saved, serve, varied
 
 from model.architectures import CONFIGS, make_architecture
-from sptune.data.dialogue import Dialogue
+from sptune.data.dialogue import Dialogue, Turn
 from sptune.engine.batching import BatchingEngine
 from sptune.engine.local import LocalEngine
 from sptune.engine.serving import Load, OverloadedError, ServingEngine, ServingRequest, UnavailableError
@@ -21,7 +21,7 @@ from sptune.errors import AdapterError, DataError, UsageError
 from sptune.model.backbone import Backbone
 from sptune.model.generate import Decoding
 from sptune.model.load import LoadedBase
-from sptune.model.mixture import Speakers
+from sptune.model.mixture import Mixture, Speakers
 from sptune.model.retriever import Retriever
 from sptune.model.spt import Reply, SPTModel
 from tiny import dummy_prefix_tokenizer, tiny_llama, tiny_spt
@@ -349,6 +349,54 @@ def test_bad_requests_fail_alone(
         assert engine.load().running + engine.load().waiting == 0
 
     serve(tiny_base, visit, adapters=folders, places=512, slots=4)
+
+
+@pytest.mark.parametrize("places", [16_384, 768])
+@pytest.mark.parametrize(
+    "speaking", [(None, None, 1), ("one", "top1", 1), ("one", "fused", 3), ("windowed", "top1", 1)]
+)
+def test_a_long_conversation_loses_old_turns_until_there_is_room_for_the_reply(
+    tiny_base: LoadedBase,
+    tiny_model: Make,
+    folders: dict[str, Path],
+    tmp_path: Path,
+    places: int,
+    speaking: tuple[str | None, Mixture | None, int],
+) -> None:
+    adapter, kind, speakers = speaking
+    windowed = tiny_model(max_length=1024)
+    adapters = {**folders, "windowed": saved(windowed, tmp_path / "windowed")}
+    turns = tuple(Turn(f"what about map number {n} ?", "it shows the coast .") for n in range(120))
+    talk = Dialogue("long", ("i keep old maps .",), (*turns, Turn("and you ?")))
+    request = ServingRequest(adapter, talk, Decoding(max_new_tokens=128, kind=kind))
+    short = replace(request, context=replace(talk, turns=talk.turns[-2:]), decoding=GREEDY)
+
+    async def visit(engine: BatchingEngine) -> tuple[list[int], list[int]]:
+        streams = [engine.submit(one) for one in (request, short)]
+        for stream in streams:
+            await stream.started()
+        texts = [await collect(stream) for stream in streams]
+        return [stream.prompt_tokens for stream in streams], [answer.tokens for answer in texts]
+
+    (long, few), (said, _) = serve(tiny_base, visit, adapters=adapters, places=places)
+    model = {None: None, "one": tiny_model(), "windowed": windowed}[adapter]
+    room = min(1024, places // speakers) - 128
+    widest = 1024 if model is None else model.encoder.context_budget + 4
+    assert few < long <= min(room, widest)
+    assert long > min(room, widest) - 80  # no more turns are dropped than have to be
+    assert said <= 128
+
+
+def test_a_message_that_leaves_no_room_for_the_reply_is_refused(tiny_base: LoadedBase) -> None:
+    words = tiny_base.tokenizer.decode(tiny_base.tokenizer.encode("what about the nets ? " * 200)[:950])
+    talk = Dialogue("long", (), (Turn("hi", "hello"), Turn(words)))
+
+    async def visit(engine: BatchingEngine) -> None:
+        stream = engine.submit(ServingRequest(None, talk, Decoding(max_new_tokens=128)))
+        with pytest.raises(UsageError, match=r"max_new_tokens: .* window is 1024"):
+            await stream.started()
+
+    serve(tiny_base, visit)
 
 
 def test_an_adapter_says_who_speaks_where_a_request_does_not(

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sptune.data.dialogue import Dialogue
+from sptune.data.dialogue import Dialogue, Turn
 from sptune.engine.base import Chunk, Engine
 from sptune.engine.local import LocalEngine, settled_text
 from sptune.errors import DataError, UsageError
@@ -192,6 +192,20 @@ def test_a_closed_generation_ends_at_once(
     assert steps.count <= 2
     with engine._running:  # also while another one runs
         assert engine._run([row], decoding, closed=closed) == [[]]
+
+
+def test_a_long_conversation_loses_old_turns_until_there_is_room_for_the_reply(tiny_model: Make) -> None:
+    model = tiny_model(max_length=1024)
+    turns = tuple(Turn(f"what about map number {n} ?", "it shows the coast .") for n in range(120))
+    talk = Dialogue("long", ("i keep old maps .",), (*turns, Turn("and you ?")))
+    room = 1024 - model.prompts.length - 200
+    assert len(model.encoder.encode_context(talk).input_ids) > room
+    kept = model.encoder.encode_context(talk, room=room).dropped_turns
+    short, engine = replace(talk, turns=talk.turns[kept:]), LocalEngine(model)
+    decoding = Decoding(max_new_tokens=200)
+    [reply, same] = engine.generate([talk, short], decoding=decoding)
+    assert reply.tokens == same.tokens
+    assert list(engine.stream(talk, decoding=decoding))[-1].reply.tokens == reply.tokens
 
 
 def test_a_stream_that_was_never_read_runs_nothing(engine: LocalEngine, contexts: list[Dialogue], steps: Steps) -> None:

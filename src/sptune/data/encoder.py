@@ -147,19 +147,29 @@ class DialogueEncoder:
         Raises:
             DataError: the template renders nothing.
         """
-        history = History(self.clean(dialogue), self.template, self._tokenize)
+        history = self._history(dialogue)
         for _ in dialogue.turns:
             history.advance(self.context_budget)
             yield ContextTokens(history.ids, history.start)
 
-    def encode_context(self, context: Dialogue) -> ContextTokens:
+    def encode_context(self, context: Dialogue, *, room: int | None = None) -> ContextTokens:
         """The tokens of a context: a dialogue whose last turn waits for its response.
+
+        Args:
+            context: with at least one turn.
+            room: the most tokens that there is place for; where the context has more, further old turns are dropped. None: no limit but
+                the encoder's own.
 
         Raises:
             DataError: no turn, or a persona and user message that leave no room for a response in the model's window.
         """
         check_not_empty(context.id, context.turns)
-        *_, tokens = self.contexts(context)  # the same walk as `encode`, so that the same turns are dropped
+        history = self._history(context)
+        for _ in context.turns:  # the same walk as `encode`, so that the same turns are dropped
+            history.advance(self.context_budget)
+        if room is not None:
+            history.shorten(room)
+        tokens = ContextTokens(history.ids, history.start)
         self._check_window(context, context.turns[-1], len(tokens.input_ids) + 1)
         return tokens
 
@@ -170,6 +180,9 @@ class DialogueEncoder:
     def fits(self, tokens: int) -> bool:
         """Whether the base model's window has room for a prompt, so many tokens of context and response, and the stop."""
         return self.window is None or self._needed(tokens) <= self.window
+
+    def _history(self, dialogue: Dialogue) -> History:
+        return History(self.clean(dialogue), self.template, self._tokenize)
 
     def _tokenize(self, text: str, first: bool = False) -> tuple[int, ...]:
         """Tokens of a piece of text; the first piece of a context begins as the tokenizer begins a text."""

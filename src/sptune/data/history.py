@@ -47,23 +47,25 @@ class History:
         return tuple(token for piece in self._pieces for token in piece.ids)
 
     def advance(self, budget: int) -> None:
-        """Go on to the next turn, the first one at the beginning; then drop the oldest turns while there are more tokens than `budget`.
-
-        The turn itself is never dropped, so that its context may still be longer.
+        """Go on to the next turn, the first one at the beginning; then `shorten`.
 
         Raises:
             DataError: the template renders nothing.
         """
         self._turn += 1
         self._pieces = self._longer() if self._turn else self._pieces_of([self._render(0)])
-        while self._length() > budget and self.start < self._turn:
-            self.start += 1
-            self._pieces = self._without_oldest() or self._anew()
+        self.shorten(budget)
         if not self._length():
             raise DataError(
                 f"dialogue {self._dialogue.id!r}: the template makes an empty text of turn {self._turn + 1}; "
                 "let template.file render something"
             )
+
+    def shorten(self, budget: int) -> None:
+        """Drop the oldest turns while there are more tokens than `budget`; never the turn itself, which may have more alone."""
+        while self._length() > budget and self.start < self._turn:
+            self.start += 1
+            self._pieces = self._without_oldest() or self._anew()
 
     def _length(self) -> int:
         return sum(len(piece.ids) for piece in self._pieces)

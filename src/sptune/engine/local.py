@@ -15,6 +15,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from sptune.engine.base import Chunk, Forced
+from sptune.engine.prepared import context_room
 from sptune.errors import UsageError
 from sptune.model.generate import Decoding, PromptedContext, generate_tokens, said_in, speaker
 from sptune.model.selection import Selection, SelectionRule, select, stay
@@ -73,7 +74,7 @@ class LocalEngine:
     ) -> list[Reply]:
         """See `Engine.generate`."""
         decoding = (decoding or Decoding()).meant(self.model.speakers, rule=rule)
-        ids = self._encode(contexts)
+        ids = self._encode(contexts, room=context_room(self.model, decoding))
         selections = self._choose(ids, _Choice(rule, prompt, previous, threshold, decoding.seed))
         rows = [
             self._speaker(context, row, chosen, decoding, forced=k is not None)
@@ -93,7 +94,7 @@ class LocalEngine:
     ) -> Generator[Chunk, None, None]:
         """See `Engine.stream`."""
         decoding = (decoding or Decoding()).meant(self.model.speakers, rule=rule)
-        ids = self._encode([context])
+        ids = self._encode([context], room=context_room(self.model, decoding))
         [selection] = self._choose(ids, _Choice(rule, prompt, [previous], threshold, decoding.seed))
         return self._begin(context, ids[0], selection, decoding, forced=prompt is not None)
 
@@ -111,8 +112,8 @@ class LocalEngine:
         speakers = decoding.speakers(self.model.speakers, forced=forced)
         return speaker(ids, selection, speakers, said=said_in(self.model, context))
 
-    def _encode(self, contexts: Sequence[Dialogue]) -> list[tuple[int, ...]]:
-        return [self.model.encoder.encode_context(context).input_ids for context in contexts]
+    def _encode(self, contexts: Sequence[Dialogue], *, room: int | None = None) -> list[tuple[int, ...]]:
+        return [self.model.encoder.encode_context(context, room=room).input_ids for context in contexts]
 
     def _choose(self, ids: Sequence[Sequence[int]], choice: _Choice) -> list[Selection]:
         if not ids:

@@ -90,32 +90,46 @@ def prepare(
             the window.
     """
     _refuse(request.decoding)
-    model, ids = adapter.model, _encoded(request, adapter)
-    check_window(model, len(ids), request.decoding.max_new_tokens)
+    model, decoding = adapter.model, request.decoding
+    speakers = decoding.speakers(model.speakers, forced=request.prompt is not None)
+    together = 1 if speakers.kind == "top1" else model.prompts.count
+    places = room(together)
+    ids = _encoded(request, adapter, room=context_room(model, decoding, places))
+    check_window(model, len(ids), decoding.max_new_tokens)
     before = time.perf_counter()
     selection = choose(request, adapter, ids)
     prepared = Prepared(
         model=model,
         ids=ids,
         selection=selection,
-        weights=request.decoding.speakers(model.speakers, forced=request.prompt is not None).weights(selection),
+        weights=speakers.weights(selection),
         selection_seconds=time.perf_counter() - before,
-        decoding=request.decoding,
+        decoding=decoding,
         stops=(*(model.stops if request.context else ()), *request.stop),
         ends=end_tokens(model),
         said=tuple(said_in(model, request.context)) if request.context else (),
         raw=request.context is None,
         logprobs=request.logprobs,
     )
-    speakers = len(prepared.speakers)
-    places = room(speakers)
     if places is not None and prepared.places > places:
-        each = "" if speakers == 1 else f" for each of {speakers} prompts that speak together"
+        each = "" if together == 1 else f" for each of {together} prompts that speak together"
         raise UsageError(
-            f"max_new_tokens: prompt, context and {request.decoding.max_new_tokens} new tokens need {prepared.places} places, this server "
+            f"max_new_tokens: prompt, context and {decoding.max_new_tokens} new tokens need {prepared.places} places, this server "
             f"holds {places} for a request{each}; lower max_new_tokens or shorten the conversation"
         )
     return prepared
+
+
+def context_room(model: SPTModel, decoding: Decoding, places: int | None = None) -> int | None:
+    """The most tokens of a context that leave room for a prompt and the longest reply; None where there is no limit.
+
+    Args:
+        model: which has a window, or not.
+        decoding: says how long a reply can be.
+        places: the most tokens of prompt, context and reply that whatever runs the model holds; None where it sets no limit.
+    """
+    limits = [limit for limit in (model.backbone.window, places) if limit is not None]
+    return min(limits) - model.prompts.length - decoding.max_new_tokens if limits else None
 
 
 def selected(request: ServingRequest, adapter: LoadedAdapter) -> Selection:
@@ -142,10 +156,10 @@ def choose(request: ServingRequest, adapter: LoadedAdapter, ids: Tokens) -> Sele
     return stay(before, chosen, threshold=request.threshold)
 
 
-def _encoded(request: ServingRequest, adapter: LoadedAdapter) -> Tokens:
+def _encoded(request: ServingRequest, adapter: LoadedAdapter, *, room: int | None = None) -> Tokens:
     if request.context is None:
         return _text_ids(adapter.model, clean(request.text or ""))
-    return adapter.model.encoder.encode_context(request.context).input_ids
+    return adapter.model.encoder.encode_context(request.context, room=room).input_ids
 
 
 def _refuse(decoding: Decoding) -> None:
