@@ -9,6 +9,7 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 
 from sptune.data.dialogue import Dialogue, Turn
+from sptune.data.draft import choose_persona
 from sptune.data.encoder import DialogueEncoder
 from sptune.data.template import make_template
 from sptune.errors import DataError, ModelError
@@ -196,6 +197,25 @@ def test_a_chat_template_is_not_opened_twice():
     context = make_encoder(tokenizer_of("opening"), "chat").encode_context(SAILOR.context(0))
     assert context.input_ids[0] == 2
     assert context.input_ids[1] != 2
+
+
+@pytest.mark.parametrize("template", ["paper", "chat", "jinja"])
+def test_the_persona_that_is_asked_for_is_read(tiny_tokenizer, template):
+    encoder = make_encoder(tiny_tokenizer, template)
+    talk = Dialogue("d", ("i mend nets .",), (Turn("hi", "hello"),), partner_persona=("i bake bread .",))
+
+    def ids(*persona: str) -> tuple[int, ...]:
+        return encoder.encode_context(Dialogue("d", persona, (Turn("hi"),))).input_ids
+
+    own, partner = talk.persona, talk.partner_persona
+    expected = {"self": ids(*own), "other": ids(*partner), "both": ids(*own, *partner), "none": ids()}
+    assert len(set(expected.values())) == 4
+    for persona, context in expected.items():
+        chosen = choose_persona(talk, persona)
+        assert encoder.encode_context(chosen.context(0)).input_ids == context
+        [sequence] = encoder.encode(chosen)
+        assert sequence.input_ids[: sequence.spans[0].context_length] == context
+        assert sequence.dialogue is chosen  # whose metrics still tell the two apart
 
 
 def test_an_encoder_keeps_nothing_of_what_it_encoded(tiny_tokenizer):

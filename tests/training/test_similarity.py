@@ -98,6 +98,12 @@ def test_persona_measures_by_hand(measure, batch: TokenBatch, kind: SimilarityKi
     assert float(table[2, 3]) == pytest.approx(TEXT_MEASURES[kind](" ".join(BEES_TOO), " ".join(MAPS)))
 
 
+@pytest.mark.parametrize("kind", get_args(SimilarityKind))
+def test_a_users_persona_counts_as_any_other_that_is_given(measure, batch: TokenBatch, kind: SimilarityKind):
+    known = tuple(replace(talk, persona=(), partner_persona=talk.persona) for talk in batch.dialogues)
+    torch.testing.assert_close(measure(kind, replace(batch, dialogues=known)), measure(kind, batch))
+
+
 def test_jaccard_by_hand(measure, batch: TokenBatch):
     """Words of the two beekeepers: 12 and 12 (`.` is one), 8 in common of 16 in all."""
     ours, theirs = set(" ".join(BEES).split()), set(" ".join(BEES_TOO).split())

@@ -35,13 +35,18 @@ class Dialogue:
         id: unique within its file.
         persona: sentences about the speaker of the responses.
         turns: the exchanges, oldest first.
-        partner_persona: sentences about the user, where the data has them.
+        partner_persona: sentences about the user, where the data has them and they were asked for; they are part of the context.
     """
 
     id: str
     persona: tuple[str, ...]
     turns: tuple[Turn, ...]
     partner_persona: tuple[str, ...] = ()
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The persona sentences that a context holds: those about the speaker of the responses, then those about the user."""
+        return (*self.persona, *self.partner_persona)
 
     def context(self, turn: int) -> Dialogue:
         """The context of turn number `turn` (from 0): everything up to its user message, without its response.
@@ -82,5 +87,5 @@ def to_messages(dialogue: Dialogue) -> dict[str, Any]:
 
 
 def persona_text(dialogue: Dialogue) -> str:
-    """The persona sentences joined by single spaces: what persona similarity is measured on (paper, contrastive loss)."""
-    return " ".join(dialogue.persona)
+    """The given sentences joined by single spaces: what persona similarity is measured on (paper, contrastive loss)."""
+    return " ".join(dialogue.given)

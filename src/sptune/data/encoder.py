@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sptune.data.dialogue import Dialogue, Turn
@@ -208,14 +208,14 @@ class DialogueEncoder:
         return anchor
 
     def clean(self, dialogue: Dialogue) -> Dialogue:
-        """`dialogue` with every text as it is tokenised: stripped, and without special tokens."""
+        """`dialogue` with every text as it is tokenised: stripped, and without special tokens; its persona is all that is given."""
         turns = tuple(
             Turn(
                 self._plain(turn.user), None if turn.response is None else self._plain(turn.response), learn=turn.learn
             )
             for turn in dialogue.turns
         )
-        return replace(dialogue, persona=tuple(map(self._plain, dialogue.persona)), turns=turns)
+        return Dialogue(dialogue.id, tuple(map(self._plain, dialogue.given)), turns)
 
     def _check_window(self, dialogue: Dialogue, turn: Turn, tokens: int) -> None:
         if not self.fits(tokens):

@@ -79,7 +79,7 @@ def text_matrix(texts: Sequence[str], measure: Measure) -> Tensor:
 def context_text(dialogue: Dialogue, turn: int) -> str:
     """The words of a context: persona, history and the user's message, without any template."""
     history = [text for t in dialogue.turns[:turn] for text in (t.user, t.response or "")]
-    return " ".join([*dialogue.persona, *history, dialogue.turns[turn].user])
+    return " ".join([*dialogue.given, *history, dialogue.turns[turn].user])
 
 
 def different_dialogues(batch: TokenBatch) -> Tensor:
