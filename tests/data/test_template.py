@@ -7,9 +7,18 @@ from pathlib import Path
 import pytest
 
 from sptune.data.dialogue import Dialogue, Turn
-from sptune.data.template import check_not_empty, make_template, stop_token_id
+from sptune.data.encoder import DialogueEncoder
+from sptune.data.template import ChatTemplate, Template, check_not_empty, make_template, stop_token_id
 from sptune.errors import DataError, ModelError, RecipeError
-from tiny import CLOSE, EOS, JINJA_TEMPLATE, byte_level_tokenizer
+from tiny import (
+    CHAT_TEMPLATE,
+    CLOSE,
+    DIALOGUES,
+    EOS,
+    JINJA_TEMPLATE,
+    MARKING_CHAT_TEMPLATE,
+    byte_level_tokenizer,
+)
 
 TURNS = (Turn("hi", "hello"), Turn("and you ?"))
 
@@ -32,6 +41,78 @@ def test_the_chat_template_puts_the_persona_in_the_system_message(tiny_tokenizer
 def test_a_persona_that_speaks_first_has_no_empty_user_message(tiny_tokenizer):
     text = make_template("chat", tokenizer=tiny_tokenizer).context([], [Turn("", "morning !"), Turn("hi")])
     assert text == "<|open|>assistant\nmorning !<|close|>\n<|open|>user\nhi<|close|>\n<|open|>assistant\n"
+
+
+# Chat templates that refuse what others take; the first two are those of well-known models in short.
+ALTERNATING = (
+    "{% for m in messages if m.role != 'system' %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}{% endfor %}"
+)
+NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+REFUSING = {"no system": NO_SYSTEM, "alternating": ALTERNATING, "neither": NO_SYSTEM + ALTERNATING}
+
+
+def refusing(refusal: str) -> Template:
+    tokenizer = byte_level_tokenizer(eos_token=EOS)
+    tokenizer.chat_template = refusal + CHAT_TEMPLATE
+    return make_template("chat", tokenizer=tokenizer)
+
+
+def messages(*said: tuple[str, str]) -> str:
+    written = "".join(f"<|open|>{role}\n{text}<|close|>\n" for role, text in said)
+    return f"{written}<|open|>assistant\n"
+
+
+PERSONA = ("i sail .", "i sing .")
+SILENT = (Turn("", "morning !"), Turn("hi"))
+
+
+@pytest.mark.parametrize("refusal", ["no system", "neither"])
+def test_a_persona_opens_the_first_user_message_where_there_is_no_system_role(refusal: str):
+    template = refusing(REFUSING[refusal])
+    said = (("user", "i sail .\ni sing .\n\nhi"), ("assistant", "hello"), ("user", "and you ?"))
+    assert template.context(PERSONA, TURNS) == messages(*said)
+    assert template.context([], TURNS) == messages(("user", "hi"), *said[1:])
+    assert template.context(PERSONA, SILENT) == messages(
+        ("user", "i sail .\ni sing ."), ("assistant", "morning !"), ("user", "hi")
+    )
+
+
+@pytest.mark.parametrize("refusal", ["alternating", "neither"])
+def test_a_silent_user_has_an_empty_message_where_the_roles_must_alternate(refusal: str):
+    template = refusing(REFUSING[refusal])
+    said = (("user", ""), ("assistant", "morning !"), ("user", "hi"))
+    assert template.context([], SILENT) == messages(*said)
+    assert template.context([], [Turn("")]) == messages(*said[:1])
+    if refusal == "alternating":
+        assert template.context(PERSONA, SILENT) == messages(("system", "i sail .\ni sing ."), *said)
+
+
+def test_a_template_without_system_role_that_takes_silence_keeps_it():
+    silent = refusing(NO_SYSTEM).context([], SILENT)
+    assert silent == messages(("assistant", "morning !"), ("user", "hi"))
+
+
+def test_neither_persona_nor_message_is_an_empty_message(tiny_tokenizer):
+    text = make_template("chat", tokenizer=tiny_tokenizer).context([], [Turn("")])
+    assert text == messages(("user", ""))
+
+
+@pytest.mark.parametrize("source", [CHAT_TEMPLATE, MARKING_CHAT_TEMPLATE])
+def test_a_template_that_refuses_nothing_is_used_as_it_is(source: str):
+    tokenizer = byte_level_tokenizer(eos_token=EOS)
+    tokenizer.chat_template = source
+    assert make_template("chat", tokenizer=tokenizer) == ChatTemplate(tokenizer)
+
+
+@pytest.mark.parametrize("refusal", REFUSING)
+@pytest.mark.parametrize("dialogue", DIALOGUES, ids=lambda dialogue: dialogue.id)
+def test_a_refusing_template_keeps_the_persona_when_old_turns_are_dropped(refusal: str, dialogue: Dialogue):
+    template = refusing(REFUSING[refusal])
+    tokenizer = template.tokenizer
+    encoder = DialogueEncoder(tokenizer, template, max_length=180, reserve=40)
+    for sequence in encoder.encode(dialogue):
+        assert all(sentence in tokenizer.decode(sequence.input_ids) for sentence in dialogue.persona)
 
 
 def test_a_jinja_file_is_rendered_with_persona_and_turns(tiny_tokenizer, tmp_path: Path):

@@ -66,12 +66,30 @@ class ChatTemplate:
 
     Attributes:
         tokenizer: its `chat_template` renders the messages.
+        takes_system: it has a system role; without one, the persona opens the first user message.
+        alternates: it wants a user message before every response, so that a silent user's is there and empty.
     """
 
     tokenizer: PreTrainedTokenizerBase
     kind: TemplateKind = "chat"
     glue: str = ""
     adds_special_tokens: bool = True
+    takes_system: bool = True
+    alternates: bool = False
+
+    @classmethod
+    def probed(cls, tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
+        """The one for a tokenizer, which is found out by trial: a chat template says what it refuses only by refusing it."""
+        plain = cls(tokenizer)
+        system, silent, user, answer = (
+            {"role": role, "content": text}
+            for role, text in (("system", "a"), ("user", ""), ("user", "b"), ("assistant", "c"))
+        )
+        takes_system = plain._takes(system, user) or not plain._takes(user)
+        answer_first = plain._takes(answer, user) or plain._takes(system, answer, user)
+        return cls(
+            tokenizer, takes_system=takes_system, alternates=not answer_first and plain._takes(silent, answer, user)
+        )
 
     def context(self, persona: Sequence[str], turns: Sequence[Turn]) -> str:
         """Text of the context, up to and including the generation prompt."""
@@ -84,15 +102,27 @@ class ChatTemplate:
         whole = self._render([*messages, {"role": "assistant", "content": "b"}], generate=False)
         return whole[len(before) + 1 :] if whole.startswith(before + "b") else ""
 
-    @staticmethod
-    def _messages(persona: Sequence[str], turns: Sequence[Turn]) -> list[dict[str, str]]:
-        messages = [{"role": "system", "content": "\n".join(persona)}] if persona else []
+    def _messages(self, persona: Sequence[str], turns: Sequence[Turn]) -> list[dict[str, str]]:
+        opening = "\n".join(persona)
+        messages = []
+        if persona and self.takes_system:
+            messages.append({"role": "system", "content": opening})
+            opening = ""
         for turn in turns:
-            if turn.user:
-                messages.append({"role": "user", "content": turn.user})
+            said = "\n\n".join(filter(None, (opening, turn.user)))
+            opening = ""
+            if said or self.alternates:
+                messages.append({"role": "user", "content": said})
             if turn.response is not None:
                 messages.append({"role": "assistant", "content": turn.response})
-        return messages
+        return messages or [{"role": "user", "content": ""}]  # nothing at all is no conversation
+
+    def _takes(self, *messages: dict[str, str]) -> bool:
+        try:
+            self._render(list(messages), generate=True)
+        except ModelError:
+            return False
+        return True
 
     def _render(self, messages: list[dict[str, str]], *, generate: bool) -> str:
         try:
@@ -162,7 +192,7 @@ def make_template(
     if kind == "chat":
         if not getattr(tokenizer, "chat_template", None):
             raise ModelError("template.kind=chat: this base model has no chat template; use template.kind=paper")
-        return ChatTemplate(tokenizer)
+        return ChatTemplate.probed(tokenizer)
     if source is None:
         if file is None:
             raise RecipeError("template.file: missing; template.kind=jinja needs the path of a Jinja file")
