@@ -16,6 +16,7 @@ from sptune.data.dialogue import Dialogue, Turn
 from sptune.errors import DataError, ModelError
 from sptune.losses import contrastive_loss, example_nll, fusion_loss, llm_loss, responsibility_weights, selection_loss
 from sptune.model.backbone import Backbone
+from sptune.model.generate import Decoding
 from sptune.model.load import LoadedBase
 from sptune.model.spt import SPTModel, SPTOutput
 from tiny import (
@@ -298,6 +299,16 @@ def test_a_reply_is_cut_at_the_stops(tiny_base: LoadedBase, tiny_model: Callable
 def test_nothing_to_answer(tiny_model: Callable[..., SPTModel]):
     assert tiny_model().generate([]) == []
     assert tiny_model().scores([]).shape == (0, 3)
+
+
+def test_old_turns_make_room_for_the_reply(tiny_tokenizer):
+    """Where the window is all that limits contexts: what is dropped is no more than the reply needs."""
+    model = tiny_spt(LoadedBase(Backbone(tiny_llama(len(tiny_tokenizer), window=96), base="tiny"), tiny_tokenizer))
+    turns = tuple(Turn(f"and then {number} ?", f"i sail {number} .") for number in range(12))
+    context = Dialogue("long", ("i sail .",), (*turns, Turn("hi")))
+    for new in (4, 40):
+        [reply] = model.generate([context], decoding=Decoding(max_new_tokens=new))
+        assert len(reply.tokens) <= new
 
 
 def test_a_context_that_does_not_fit_is_a_data_error(tiny_model: Callable[..., SPTModel]):

@@ -15,9 +15,8 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from sptune.engine.base import Chunk, Forced
-from sptune.engine.prepared import context_room
 from sptune.errors import UsageError
-from sptune.model.generate import Decoding, PromptedContext, generate_tokens, said_in, speaker
+from sptune.model.generate import Decoding, PromptedContext, context_room, generate_tokens, said_in, speaker
 from sptune.model.selection import Selection, SelectionRule, select, stay
 from sptune.model.spt import Reply, SPTModel
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sptune.data.lines import clean
 from sptune.errors import DataError, UsageError
-from sptune.model.generate import check_window, said_in
+from sptune.model.generate import check_window, context_room, said_in
 from sptune.model.prefix import prompted
 from sptune.model.selection import Selection, select, stay
 from sptune.model.streams import Tokens, end_tokens
@@ -118,18 +118,6 @@ def prepare(
             f"holds {places} for a request{each}; lower max_new_tokens or shorten the conversation"
         )
     return prepared
-
-
-def context_room(model: SPTModel, decoding: Decoding, places: int | None = None) -> int | None:
-    """The most tokens of a context that leave room for a prompt and the longest reply; None where there is no limit.
-
-    Args:
-        model: which has a window, or not.
-        decoding: says how long a reply can be.
-        places: the most tokens of prompt, context and reply that whatever runs the model holds; None where it sets no limit.
-    """
-    limits = [limit for limit in (model.backbone.window, places) if limit is not None]
-    return min(limits) - model.prompts.length - decoding.max_new_tokens if limits else None
 
 
 def selected(request: ServingRequest, adapter: LoadedAdapter) -> Selection:

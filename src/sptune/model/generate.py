@@ -182,6 +182,18 @@ def rules_of(model: SPTModel, decoding: Decoding) -> Rules:
     )
 
 
+def context_room(model: SPTModel, decoding: Decoding, places: int | None = None) -> int | None:
+    """The most tokens of a context that leave room for a prompt and the longest reply; None where there is no limit.
+
+    Args:
+        model: which has a window, or not.
+        decoding: says how long a reply can be.
+        places: the most tokens of prompt, context and reply that whatever runs the model holds; None where it sets no limit.
+    """
+    limits = [limit for limit in (model.backbone.window, places) if limit is not None]
+    return min(limits) - model.prompts.length - decoding.max_new_tokens if limits else None
+
+
 def check_window(model: SPTModel, context: int, new: int) -> None:
     """Refuse replies that the base model's window has no room for.
 

@@ -16,7 +16,7 @@ from sptune.data.encoder import DialogueEncoder
 from sptune.data.template import TemplateKind, default_stops, make_template
 from sptune.errors import AdapterError
 from sptune.model import saved
-from sptune.model.generate import Decoding, generate_tokens, said_in, speaker
+from sptune.model.generate import Decoding, context_room, generate_tokens, said_in, speaker
 from sptune.model.hub import local_folder, upload
 from sptune.model.load import DEFAULT_MODEL, Dtype, LoadedBase, load_base
 from sptune.model.mixture import Speakers
@@ -216,7 +216,8 @@ class SPTModel(nn.Module):
         if not contexts:
             return []
         decoding = decoding or Decoding()
-        ids = [self.encoder.encode_context(context).input_ids for context in contexts]
+        room = context_room(self, decoding)
+        ids = [self.encoder.encode_context(context, room=room).input_ids for context in contexts]
         generator = torch.Generator().manual_seed(decoding.seed) if decoding.seed is not None else None
         selections = select(self.scores_of_ids(ids), rule=rule, prompt=prompt, generator=generator)
         speakers = decoding.speakers(self.speakers, rule=rule, forced=prompt is not None)
