@@ -15,7 +15,7 @@ ROOT = Path(sptune.__file__).parent
 
 # From the lowest layer to the highest; modules of one layer may import each other.
 LAYERS = (
-    {"errors"},
+    {"errors", "extras"},
     {"files", "text"},
     {"config"},
     {"data"},

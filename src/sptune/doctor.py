@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from sptune.extras import EXTRAS, how_to_get
+
 if TYPE_CHECKING:
     import torch
 
@@ -23,13 +25,6 @@ _GET_WORDNET = "python -m nltk.downloader wordnet"
 _SIZE = 512  # rows and columns of the matrices whose product is timed
 _SECONDS = 0.5  # that each number format is timed for
 _ONLINE_SECONDS = 5.0
-
-# optional package -> (what it is for, how to get it)
-_OPTIONAL = {
-    "datasets": ("reads hub:owner/name", "pip install 'sptune[hub]'"),
-    "peft": ("loads what `sptune export` writes", "pip install 'sptune[peft]'"),
-    "torchmetrics": ("computes BERTScore", "pip install 'sptune[bertscore]'"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,13 +250,25 @@ def _listed(names: list[str], most: int = 4) -> str:
 
 
 def _optional() -> Iterator[Finding]:
-    for package, (purpose, fix) in _OPTIONAL.items():
-        try:
-            version = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            yield Finding(package, "missing", f"not installed; {purpose}", fix, {"version": None})
+    """The extras: those that are there with the versions of their packages, the others with the packages that are not."""
+    for extra, (packages, purpose) in EXTRAS.items():
+        versions = {package: _version(package) for package in packages}
+        missing = [package for package, version in versions.items() if version is None]
+        if missing:
+            verb = "is" if len(missing) == 1 else "are"
+            text, fix = f"{', '.join(missing)} {verb} not installed", how_to_get(extra)
         else:
-            yield Finding(package, "good", f"{version}; {purpose}", None, {"version": version})
+            text, fix = ", ".join(f"{package} {version}" for package, version in versions.items()), None
+        state: State = "missing" if missing else "good"
+        yield Finding(f"sptune[{extra}]", state, f"{text}; {purpose}", fix, {"versions": versions})
+
+
+def _version(package: str) -> str | None:
+    """The version of a package; None where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _wordnet() -> Finding:

