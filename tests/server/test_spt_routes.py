@@ -16,7 +16,8 @@ from sptune.server.records.store import Records
 
 @pytest.fixture(scope="module")
 def recording(make_engine: Callable, make_settings: Callable, records: Records) -> Iterator[LiveServer]:
-    with live_server(make_engine(), make_settings(), records=records) as server:
+    settings = make_settings(record="chats.db", retention_days=30)  # the file is that of `records`
+    with live_server(make_engine(), settings, records=records) as server:
         yield server
 
 
@@ -132,8 +133,8 @@ def test_the_state_of_the_server(live: LiveServer, recording: LiveServer):
     assert live.http.get("/health").json() == {"status": "ok"}
     assert live.http.get("/ready").json() == {"status": "ok"}
     version = {"version": __version__, "engine": "local", "base": "tiny"}
-    assert live.http.get("/version").json() == version | {"records": False}
-    assert recording.http.get("/version").json() == version | {"records": True}
+    assert live.http.get("/version").json() == version | {"records": False, "retention_days": None}
+    assert recording.http.get("/version").json() == version | {"records": True, "retention_days": 30.0}
 
 
 def test_the_documents_name_every_route_and_load_nothing_from_elsewhere(live: LiveServer):

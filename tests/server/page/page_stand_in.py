@@ -46,7 +46,8 @@ class StandIn:
         delay: seconds before it tells which models it has.
         failures: (status, seconds of Retry-After or 0, message) of the next completions, first to last.
         break_after: words after which the connection of a reply breaks off.
-        records: whether feedback is taken.
+        records: whether talks are kept and feedback is taken.
+        retention_days: how long talks are kept; None: for good.
         asked: bodies of the completion requests.
         ratings: bodies of the feedback.
         cut: replies whose reader went away before their end.
@@ -63,6 +64,7 @@ class StandIn:
     failures: list[tuple[int, int, str]] = field(default_factory=list)
     break_after: int | None = None
     records: bool = True
+    retention_days: float | None = None
     asked: list[dict[str, Any]] = field(default_factory=list)
     ratings: list[dict[str, Any]] = field(default_factory=list)
     cut: int = 0
@@ -73,6 +75,7 @@ class StandIn:
         app.middleware("http")(self._check_key)
         app.get("/v1/models")(self._list_models)
         app.get("/v1/spt/personas")(self._list_personas)
+        app.get("/version")(self._tell_version)
         app.post("/v1/chat/completions")(self._complete)
         app.post("/v1/feedback")(self._rate)
         return app
@@ -89,6 +92,9 @@ class StandIn:
 
     async def _list_personas(self) -> dict[str, Any]:
         return {"personas": self.personas}
+
+    async def _tell_version(self) -> dict[str, Any]:
+        return {"version": "0", "records": self.records, "retention_days": self.retention_days}
 
     async def _rate(self, request: Request) -> Response:
         if not self.records:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from page_browser import PHONE, Opener, last_reply, replied, say
+from page_browser import DESKTOP, PHONE, Opener, last_reply, replied, say
 from page_stand_in import PERSONAS, REPLIES, StandIn, model
 from playwright.sync_api import Page, expect
 
@@ -176,6 +176,26 @@ def test_ratings_reach_the_server_and_it_may_decline(stand_in: StandIn, open_pag
         expect(page.locator(".told")).to_have_text("Kept in this tab only. This server keeps no records.")
         expect(page.get_by_role("button", name="Bad reply")).to_have_attribute("aria-pressed", "false")
     assert stand_in.ratings == [{"completion_id": "chatcmpl-1", "rating": -1}]
+
+
+@pytest.mark.parametrize(
+    ("records", "days", "told"),
+    [
+        (False, None, "This server keeps no talks."),
+        (True, None, "This server keeps talks and ratings without a time limit."),
+        (True, 1.0, "This server keeps talks and ratings for 1 day."),
+        (True, 0.5, "This server keeps talks and ratings for 0.5 days."),
+    ],
+)
+@pytest.mark.parametrize("window", [DESKTOP, PHONE])
+def test_it_says_below_the_message_whether_the_server_keeps_talks(
+    stand_in: StandIn, open_page: Opener, records: bool, days: float | None, told: str, window: dict[str, int]
+) -> None:
+    stand_in.records, stand_in.retention_days = records, days
+    with open_page(viewport=window) as page:
+        expect(page.locator("#records")).to_have_text(told)
+        expect(page.locator("#records")).to_be_in_viewport()
+        assert "stay in this browser" not in page.content()
 
 
 @pytest.mark.parametrize("how", ["button", "Escape"])

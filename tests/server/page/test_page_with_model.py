@@ -32,8 +32,13 @@ def test_a_talk_with_the_real_server(
 ) -> None:
     (tmp_path / "keys").write_text(f"{KEY}\n", encoding="utf-8")
     (tmp_path / "personas.yaml").write_text("sailor: [I sail., I have two dogs.]\n", encoding="utf-8")
-    settings = make_settings(api_key_file=tmp_path / "keys", personas=tmp_path / "personas.yaml")
-    records = Records.open(tmp_path / "chats.db", retention_days=None)
+    settings = make_settings(
+        api_key_file=tmp_path / "keys",
+        personas=tmp_path / "personas.yaml",
+        record=tmp_path / "chats.db",
+        retention_days=30,
+    )
+    records = Records.open(tmp_path / "chats.db", retention_days=30)
     with (
         live_server(make_engine(), settings, records=records) as server,
         open_window(browser, server.url, expected="401") as page,
@@ -41,6 +46,7 @@ def test_a_talk_with_the_real_server(
         page.get_by_role("textbox", name="Key").fill(KEY)
         page.keyboard.press("Enter")
         expect(page.locator("#welcome")).to_contain_text("I have two dogs.")
+        expect(page.locator("#records")).to_have_text("This server keeps talks and ratings for 30 days.")
         page.get_by_label("Model").select_option("sailor")
         page.get_by_label("Which prompt speaks").select_option(selection)
         for number, text in enumerate(("hello", "and then ?"), start=1):

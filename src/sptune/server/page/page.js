@@ -34,6 +34,7 @@ async function ask() {
   try {
     const models = await server.models();
     const personas = await server.personas();
+    renderRecords(await server.version());
     setup.offer(models, personas);
     if (!models.length) connection.show({ message: "This server has no model to talk to.", wait: 0 });
   } catch (error) {
@@ -66,6 +67,12 @@ function renderWelcome(persona) {
     count > 1
       ? `One of ${count} prompts speaks each reply. The bars below a reply show how well each of them fits; choose a bar to read what that prompt would have said.`
       : "";
+}
+
+/** Say what becomes of what is written here, where it is written. */
+function renderRecords({ records, retention_days: days }) {
+  const time = days ? `for ${days} ${days === 1 ? "day" : "days"}` : "without a time limit";
+  find("#records").textContent = records ? `This server keeps talks and ratings ${time}.` : "This server keeps no talks.";
 }
 
 function renderExport(count) {

@@ -34,6 +34,11 @@ export class Server {
     return (await this.#json("v1/spt/personas")).personas;
   }
 
+  /** What the server keeps: `records` (talks and ratings are kept) and `retention_days` (for how long; null: for good). */
+  async version() {
+    return this.#json("version");
+  }
+
   /** Tell the server that a reply was good (1) or bad (-1). */
   async rate(completion, rating) {
     await this.#json("v1/feedback", { completion_id: completion, rating });

@@ -43,4 +43,5 @@ async def version(service: ServiceOf) -> Version:
         engine=service.settings.engine.partition(":")[0],
         base=service.base,
         records=service.records is not None,
+        retention_days=service.settings.retention_days,
     )

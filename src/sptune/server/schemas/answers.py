@@ -214,6 +214,7 @@ class Version(BaseModel):
     engine: str
     base: str
     records: bool = Field(description="whether conversations and feedback are kept")
+    retention_days: float | None = Field(description="days after which a record is deleted; null: none is")
 
 
 class ErrorDetail(BaseModel):
