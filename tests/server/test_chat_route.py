@@ -8,6 +8,7 @@ from typing import Any, Literal
 import pytest
 from live_server import LiveServer, chat, events, live_server
 
+from sptune.config.mistakes import short
 from sptune.data.dialogue import Dialogue, Turn
 from sptune.engine.local import LocalEngine
 from sptune.model.generate import Decoding
@@ -269,19 +270,33 @@ def test_log_probabilities(live: LiveServer):
         ("tool_choice", "required"),
         ("functions", [{"name": "f"}]),
         ("response_format", {"type": "json_object"}),
+        ("response_format", {"type": "json_schema", "json_schema": {"name": "x"}}),
         ("presence_penalty", 0.5),
         ("frequency_penalty", -1),
         ("logit_bias", {"50": 3}),
-        ("modalities", ["audio"]),
+        ("modalities", ["text", "audio"]),
+        ("audio", {"voice": "alloy"}),
         ("reasoning_effort", "high"),
+    ],
+)
+def test_what_is_not_supported_is_refused_in_words(live: LiveServer, field: str, value: Any):
+    error = refused(live, chat(**{field: value}))
+    assert error["message"] == f"{field}: not supported by this server; leave it out (got {short(value)})"
+    assert (error["param"], error["code"]) == (field, "invalid_value")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
         ("top_k", 4),
         ("prompt_embeds", "AAAA"),
         ("inputs_embeds", [[0.1]]),
         ("messages", [{"role": "tool", "content": "x", "tool_call_id": "1"}]),
+        ("messages", [{"role": "assistant", "content": "x", "tool_calls": [{"id": "1"}]}]),
         ("messages", [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]),
     ],
 )
-def test_what_is_not_supported_is_refused(live: LiveServer, field: str, value: Any):
+def test_what_is_not_understood_is_refused(live: LiveServer, field: str, value: Any):
     error = refused(live, chat(**{field: value}))
     assert field in error["message"]
     assert error["param"].partition(".")[0] == field

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic_core import PydanticCustomError
 
 Prompt = Annotated[int, Field(ge=0)] | Literal["auto"]
 Stop = Annotated[str, Field(min_length=1)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+
+
+def _or_refused(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """One message, in words, whatever pydantic finds wrong with the value."""
+    try:
+        return check(value)
+    except ValidationError as error:
+        raise PydanticCustomError("unsupported", "not supported by this server; leave it out") from error
+
+
+_T = TypeVar("_T")
+Neutral = Annotated[
+    _T | None, WrapValidator(_or_refused)
+]  # a field of OpenAI's: taken with values that ask for nothing
+Zero = Annotated[float, Field(ge=0, le=0)]
+NoItems = Annotated[list[Any], Field(max_length=0)]
+NoKeys = Annotated[dict[str, Any], Field(max_length=0)]
 
 
 class Body(BaseModel):
@@ -29,7 +47,7 @@ class StreamOptions(Body):
     """What a stream holds beside its pieces."""
 
     include_usage: bool | None = Field(None, description="a last chunk with the tokens that were used")
-    include_obfuscation: Literal[False] | None = None
+    include_obfuscation: Neutral[Literal[False]] = None
 
 
 class GenerationBody(Body):
@@ -63,11 +81,9 @@ class GenerationBody(Body):
     stream_options: StreamOptions | None = None
     user: str | None = Field(None, max_length=256, description="your opaque id of who talks; records are deleted by it")
 
-    presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = Field(None, description="not supported: 0 only")
-    frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = Field(None, description="not supported: 0 only")
-    logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = Field(
-        None, description="not supported: {} only"
-    )
+    presence_penalty: Neutral[Zero] = Field(None, description="not supported: 0 only")
+    frequency_penalty: Neutral[Zero] = Field(None, description="not supported: 0 only")
+    logit_bias: Neutral[NoKeys] = Field(None, description="not supported: {} only")
     service_tier: str | None = Field(None, description="has no effect")
     store: bool | None = Field(None, description="has no effect")
     metadata: dict[str, str] | None = Field(None, description="has no effect")

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from sptune.server.schemas.fields import Body, GenerationBody, Prompt
+from sptune.server.schemas.fields import Body, GenerationBody, Neutral, NoItems, Prompt
 
 Sentence = Annotated[str, Field(min_length=1)]
 Persona = list[Sentence] | str
@@ -27,10 +27,10 @@ class Message(Body):
     )
     content: str | list[TextPart]
     name: str | None = Field(None, max_length=64, description="has no effect")
-    refusal: None = None
-    audio: None = None
-    tool_calls: None = None
-    function_call: None = None
+    refusal: Neutral[None] = None
+    audio: Neutral[None] = None
+    tool_calls: Neutral[None] = None
+    function_call: Neutral[None] = None
 
     @property
     def text(self) -> str:
@@ -81,17 +81,19 @@ class ChatBody(ConversationBody, GenerationBody):
     logprobs: bool | None = Field(None, description="give the log-probability of each token")
     top_logprobs: int | None = Field(None, ge=0, description="and those of so many likeliest tokens")
 
-    response_format: dict[Literal["type"], Literal["text"]] | None = Field(None, description="not supported: text only")
-    tools: Annotated[list[Any], Field(max_length=0)] | None = Field(None, description="not supported: [] only")
-    tool_choice: Literal["none", "auto"] | None = Field(None, description="not supported: none or auto only")
-    functions: Annotated[list[Any], Field(max_length=0)] | None = Field(None, description="not supported: [] only")
-    function_call: Literal["none", "auto"] | None = Field(None, description="not supported: none or auto only")
-    modalities: list[Literal["text"]] | None = Field(None, description="not supported: text only")
-    audio: None = Field(None, description="not supported")
-    prediction: None = Field(None, description="not supported")
-    web_search_options: None = Field(None, description="not supported")
-    reasoning_effort: Literal["none"] | None = Field(None, description="not supported: none only")
-    verbosity: Literal["medium"] | None = Field(None, description="not supported: medium only")
+    response_format: Neutral[dict[Literal["type"], Literal["text"]]] = Field(
+        None, description="not supported: text only"
+    )
+    tools: Neutral[NoItems] = Field(None, description="not supported: [] only")
+    tool_choice: Neutral[Literal["none", "auto"]] = Field(None, description="not supported: none or auto only")
+    functions: Neutral[NoItems] = Field(None, description="not supported: [] only")
+    function_call: Neutral[Literal["none", "auto"]] = Field(None, description="not supported: none or auto only")
+    modalities: Neutral[list[Literal["text"]]] = Field(None, description="not supported: text only")
+    audio: Neutral[None] = Field(None, description="not supported")
+    prediction: Neutral[None] = Field(None, description="not supported")
+    web_search_options: Neutral[None] = Field(None, description="not supported")
+    reasoning_effort: Neutral[Literal["none"]] = Field(None, description="not supported: none only")
+    verbosity: Neutral[Literal["medium"]] = Field(None, description="not supported: medium only")
     parallel_tool_calls: bool | None = Field(None, description="has no effect")
 
 
@@ -103,8 +105,8 @@ class CompletionBody(GenerationBody):
     logprobs: int | None = Field(None, ge=0, description="give each token's log-probability and so many alternatives")
 
     best_of: int | None = Field(None, ge=1, description="not supported: the same as n only")
-    echo: Literal[False] | None = Field(None, description="not supported: false only")
-    suffix: Literal[""] | None = Field(None, description="not supported")
+    echo: Neutral[Literal[False]] = Field(None, description="not supported: false only")
+    suffix: Neutral[Literal[""]] = Field(None, description="not supported")
 
     @property
     def texts(self) -> tuple[str, ...]:
