@@ -20,7 +20,8 @@ import pytest
 
 from small_run import run_cli, save_base
 from sptune import __version__
-from sptune.cli.serve import base_of, make_engine
+from sptune.cli.serve import base_of, greeting, make_engine
+from sptune.engine.batching import BatchingEngine
 from sptune.errors import UsageError
 from sptune.model.load import LoadedBase
 from sptune.server.settings import ServerSettings
@@ -136,13 +137,18 @@ def test_help_has_every_option_and_examples(monkeypatch: pytest.MonkeyPatch, cap
     ("arguments", "code", "message"),
     [
         ([], 3, "adapters: none is given"),
-        (["--base", "x", "--host", "0.0.0.0"], 3, "--host: 0.0.0.0 can be reached by others and no key is set"),
+        (
+            ["--base", "x", "--host", "0.0.0.0"],
+            3,
+            "--host: 0.0.0.0 can be reached by others and no key is set; give --api-key-file",
+        ),
+        (["a=x", "a=y"], 3, "[NAME=]ADAPTER: two adapters are called 'a'; write OTHER=y to tell them apart"),
         (["--base", "x", "--slots", "0"], 3, "--slots: "),
         (["--base", "x", "--port", "many"], 2, "--port"),
         (["--base", "x", "--engine", "vllm"], 2, "vllm is not installed here"),
         (["--base", "x", "--engine", "vllm:localhost:1"], 2, "write vllm:http://HOST:PORT"),
         (["--base", "x", "--engine", "local:x"], 2, "is not one of local, vllm and vllm:http"),
-        (["--base", "x", "--config", "none.yaml"], 3, "none.yaml"),
+        (["--base", "x", "--config", "none.yaml"], 3, "--config: none.yaml: no such file"),
         (["./nothing/here"], 6, "nothing/here"),
         (["--base", "./nothing"], 5, "model.base: ./nothing is no folder"),
         (["--base", "x", "--host", "no.such.host.invalid", "--insecure"], 2, "cannot listen"),
@@ -201,6 +207,21 @@ def test_a_server_that_cannot_start_says_why_and_stops(
 def test_the_base_model_is_what_the_first_adapter_says(adapter: Path):
     assert base_of(ServerSettings(adapters={"sailor": str(adapter)})) == ("tiny", None)
     assert base_of(ServerSettings(adapters={"sailor": str(adapter)}, base="other")) == ("other", None)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({}, "(fields: URL/docs)"),
+        ({"api_key_file": "keys.txt"}, "(fields: URL/docs, with a key; --public-routes /docs opens it)"),
+        ({"api_key_file": "keys.txt", "public_routes": ["/docs"]}, "(fields: URL/docs)"),
+    ],
+)
+def test_the_greeting_says_where_a_browser_may_read_the_fields(
+    tiny_base: LoadedBase, options: dict[str, object], told: str
+):
+    settings = ServerSettings.model_validate({"base": "tiny", **options})
+    assert f"API       URL/v1  {told}\n" in greeting(BatchingEngine(tiny_base, slots=1, queue_limit=1), settings, "URL")
 
 
 def test_engines_that_are_not_there(base: Path):

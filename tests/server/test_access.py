@@ -168,10 +168,13 @@ def test_a_server_does_not_start_with_a_file_that_holds_no_key(text: str, tmp_pa
 
 
 def test_routes_can_be_opened_one_by_one(make_engine: Callable, make_settings: Callable, keys: Path):
-    settings = make_settings(api_key_file=keys, public_routes=["/ready", "/metrics"], page=False)
+    settings = make_settings(
+        api_key_file=keys, public_routes=["/ready", "/metrics", "/docs", "/openapi.json"], page=False
+    )
     with live_server(make_engine(), settings) as server:
-        statuses = [server.http.get(path).status_code for path in ("/health", "/ready", "/metrics", "/version", "/")]
-    assert statuses == [200, 200, 200, 401, 401]
+        paths = ("/health", "/ready", "/metrics", "/docs", "/openapi.json", "/version", "/", "/docs/")
+        statuses = [server.http.get(path).status_code for path in paths]
+    assert statuses == [200, 200, 200, 200, 200, 401, 401, 401]
 
 
 @pytest.mark.parametrize(

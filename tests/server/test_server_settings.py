@@ -39,6 +39,14 @@ def test_the_environment_can_name_the_file(tmp_path: Path):
     assert read_settings({}, config=other, environment={f"{PREFIX}CONFIG": str(file)}).port == 8
 
 
+def test_a_file_that_is_not_there_is_told_with_what_named_it(tmp_path: Path):
+    file = tmp_path / "none.yaml"
+    with pytest.raises(RecipeError, match=f"^--config: {file}: no such file"):
+        read_settings({}, config=file, environment={})
+    with pytest.raises(RecipeError, match=f"^{PREFIX}CONFIG: {file}: no such file"):
+        read_settings({}, environment={f"{PREFIX}CONFIG": str(file)})
+
+
 @pytest.mark.parametrize("name", [name for name in ServerSettings.model_fields if name not in {"adapters", "base"}])
 def test_every_setting_can_come_from_each_place(name: str, tmp_path: Path):
     special = {"host": "::1", "engine": "vllm", "dtype": "float32", "log_level": "error", "device": "cpu"}
@@ -99,7 +107,7 @@ def test_an_adapter_is_named_after_its_run_or_folder(path: str, name: str):
         ({"adapters": ["a b=x"]}, "'a b' is no name"),
         ({"adapters": ["x=y"], "base": "x"}, "the base model's own name"),
         ({"base": "x", "host": "0.0.0.0"}, "no key is set"),
-        ({"base": "x", "retention_days": 3}, "nothing is kept without record"),
+        ({"base": "x", "retention_days": 3}, "nothing is kept without --record; give --record chats.db"),
         ({"base": "x", "port": 99_999}, "--port: .*65535"),
         ({"base": "x", "slots": 0}, "--slots"),
         ({"base": "x", "total_seconds": float("nan")}, "--total-seconds"),

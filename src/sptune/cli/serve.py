@@ -15,7 +15,7 @@ from sptune import __version__
 from sptune.errors import UsageError
 from sptune.extras import EXTRAS, how_to_get
 from sptune.server.settings import ServerSettings, base_name
-from sptune.server.sources import PREFIX, read_settings
+from sptune.server.sources import ADAPTERS, PREFIX, read_settings
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -206,7 +206,7 @@ def greeting(engine: ServingEngine, settings: ServerSettings, url: str) -> str:
     adapters = [engine.adapters.describe(name) for name in engine.adapters.names()]
     lines = [f"sptune {__version__} serves {base_name(engine.base)} ({settings.engine} engine)"]
     lines += [f"page      {url}/"] if settings.page else []
-    lines += [f"API       {url}/v1  (fields: {url}/docs)"]
+    lines += [f"API       {url}/v1  (fields: {url}/docs{_closed(settings)})"]
     lines += [
         f"adapter   {a.name}: {a.num_prompts} prompts of {a.prompt_length} virtual tokens{_speaks(a, settings)}"
         for a in adapters
@@ -220,6 +220,12 @@ def greeting(engine: ServingEngine, settings: ServerSettings, url: str) -> str:
         lines.append("key       none (--insecure): whoever can connect can use it")
     lines += [f"records   {settings.record}"] if settings.record else []
     return "\n".join([*lines, "Ctrl-C stops."])
+
+
+def _closed(settings: ServerSettings) -> str:
+    """What keeps a browser, which sends no key, from reading `/docs`."""
+    is_open = settings.api_key_file is None or "/docs" in settings.public_routes
+    return "" if is_open else ", with a key; --public-routes /docs opens it"
 
 
 def _speaks(adapter: AdapterInfo, settings: ServerSettings) -> str:
@@ -242,7 +248,7 @@ def _open_records(settings: ServerSettings) -> Records | None:
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     """The option of a setting. Its range is checked with those of the environment and the file."""
     if name == "adapters":
-        kind: Any = Annotated[list[str] | None, typer.Argument(metavar="[NAME=]ADAPTER", help=_ADAPTERS)]
+        kind: Any = Annotated[list[str] | None, typer.Argument(metavar=ADAPTERS, help=_ADAPTERS)]
     else:
         text = (field.description or "").replace("null", "nothing")
         default = "" if field.default in (None, ()) else f" [{field.default}]"

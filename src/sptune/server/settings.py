@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from sptune.config import Section
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
-PublicRoute = Literal["/ready", "/metrics", "/version"]
+PublicRoute = Literal["/ready", "/metrics", "/version", "/docs", "/openapi.json"]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
@@ -47,7 +47,7 @@ def _named(value: Any) -> Any:
         name, equals, path = entry.partition("=")
         name, path = (name, path) if equals else (adapter_name(entry), entry)
         if name in named:
-            raise ValueError(f"two adapters are called {name!r}; write NAME=PATH to tell them apart")
+            raise ValueError(f"two adapters are called {name!r}; write OTHER={path} to tell them apart")
         named[name] = path
     return named
 
@@ -78,7 +78,7 @@ class ServerSettings(Section):
     admin_root: Path = Field(Path("."), description="the folder below which the admin routes may load adapters")
     insecure: bool = Field(False, description="listen on a public address although no key is asked for")
     public_routes: tuple[PublicRoute, ...] = Field(
-        (), description="further routes that need no key: /ready, /metrics, /version"
+        (), description="further routes that need no key: /ready, /metrics, /version, /docs, /openapi.json"
     )
     allowed_hosts: tuple[str, ...] = Field(
         (), description="host names that requests may come in for, where no key is set; localhost is always one"
@@ -160,7 +160,7 @@ class ServerSettings(Section):
 def _impossible(settings: ServerSettings) -> Iterator[str]:
     """Combinations that cannot work, or that must not, in words."""
     if not settings.adapters and settings.base is None:
-        yield "adapters: none is given; give an adapter folder (`sptune train` writes RUN/adapter), or base=smollm2-135m"
+        yield "adapters: none is given; give an adapter folder (`sptune train` writes RUN/adapter), or --base smollm2-135m"
     for name in settings.adapters:
         if not NAME.fullmatch(name):
             yield f"adapters: {name!r} is no name; use letters, digits, dot, dash, underscore and colon, as in sailor=runs/x/adapter"
@@ -168,8 +168,8 @@ def _impossible(settings: ServerSettings) -> Iterator[str]:
         yield f"adapters: {own!r} is the base model's own name; write OTHER={settings.adapters[own]}"
     if not (settings.is_loopback or settings.api_key_file or settings.insecure):
         yield (
-            f"host: {settings.host} can be reached by others and no key is set; set api_key_file, use 127.0.0.1, "
-            "or say insecure where something in front of the server asks for a key"
+            f"host: {settings.host} can be reached by others and no key is set; give --api-key-file FILE, use 127.0.0.1, "
+            "or say --insecure where something in front of the server asks for a key"
         )
     if settings.retention_days is not None and settings.record is None:
-        yield "retention_days: nothing is kept without record; set record=chats.db"
+        yield "retention_days: nothing is kept without --record; give --record chats.db"

@@ -12,10 +12,12 @@ import yaml
 from sptune.config.mistakes import find_mistakes
 from sptune.config.reading import read_mapping, refuse_mistakes
 from sptune.config.strict_yaml import read_yaml
+from sptune.errors import RecipeError
 from sptune.server.settings import ServerSettings
 
 PREFIX = "SPTUNE_SERVE_"
 CONFIG = f"{PREFIX}CONFIG"
+ADAPTERS = "[NAME=]ADAPTER"
 
 
 def read_settings(
@@ -38,16 +40,25 @@ def read_settings(
     9000
     """
     environment = os.environ if environment is None else environment
-    file = config or (Path(environment[CONFIG]) if environment.get(CONFIG) else None)
+    file = config or _config_of(environment)
     raw: dict[str, Any] = {}
     origin: dict[str, str] = {}
     if file is not None:
+        if not file.exists():
+            raise RecipeError(f"{'--config' if config else CONFIG}: {file}: no such file; give a YAML file of settings")
         _put(raw, origin, read_mapping(file), place=f"{file}: {{key}}")
     faults, found = _of_environment(environment)
     _put(raw, origin, found, place=f"{PREFIX}{{KEY}}")
     _put(raw, origin, command_line, place="--{option}")
+    if "adapters" in command_line:
+        origin["adapters"] = ADAPTERS  # these are arguments, there is no such option
     refuse_mistakes("serve", [*faults, *(_placed(fault, origin) for fault in find_mistakes(raw, ServerSettings))])
     return ServerSettings.model_validate(raw)
+
+
+def _config_of(environment: Mapping[str, str]) -> Path | None:
+    """The file that a variable names."""
+    return Path(environment[CONFIG]) if environment.get(CONFIG) else None
 
 
 def _of_environment(environment: Mapping[str, str]) -> tuple[list[str], dict[str, Any]]:
