@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from sptune.cli.rerank import rerank
 from sptune.errors import DataError, SptError, UsageError
-from sptune.evaluation.generation import chosen_reply, measure
+from sptune.evaluation.generation import Generation, chosen_reply, measure
 from sptune.evaluation.records import write_records
 from sptune.evaluation.rerank import Candidate, RerankWeights, TurnCandidates
 from sptune.evaluation.reweigh import weigh, weights_grid, with_similarity
@@ -88,6 +89,36 @@ def test_gains_are_against_the_replies_that_are_given_best_first(folder: Path):
     assert "mean gain, %" in table
     assert f"{best:+.1f}" in table
     assert "| against |" in table
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        (lambda replies: replies[:2], "dialogue 'a', turn 2 has candidates, but no reply there"),
+        (
+            lambda replies: [*replies, replace(replies[0], dialogue="b")],
+            "dialogue 'b', turn 0 has a reply there, but no",
+        ),
+        (
+            lambda replies: [replies[0], replace(replies[1], reference="i sail"), replies[2]],
+            "dialogue 'a', turn 1 has another gold response there",
+        ),
+    ],
+    ids=["fewer", "more", "other data"],
+)
+def test_replies_to_other_turns_are_no_base_of_a_gain(
+    folder: Path, change: Callable[[list[Generation]], list[Generation]], wanted: str
+):
+    write_records(folder / "other.jsonl", change([chosen_reply(one, RerankWeights()) for one in TURNS]))
+    found = error(folder, "--against", folder / "other.jsonl")
+    assert isinstance(found, UsageError)
+    assert f"--against: {folder / 'other.jsonl'} is of other turns: {wanted}" in str(found)
+
+
+def test_the_order_of_the_replies_does_not_matter(folder: Path):
+    replies = [chosen_reply(one, RerankWeights()) for one in TURNS]
+    write_records(folder / "turned.jsonl", replies[::-1])
+    assert points(folder, "--against", folder / "turned.jsonl")[0]["gain"] == pytest.approx(0.0)
 
 
 def test_consensus_can_be_measured_by_another_similarity(folder: Path):

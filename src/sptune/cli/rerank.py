@@ -15,6 +15,8 @@ from sptune.cli.figures import echo_tables
 from sptune.errors import UsageError
 
 if TYPE_CHECKING:
+    from sptune.evaluation.generation import Generation
+    from sptune.evaluation.rerank import TurnCandidates
     from sptune.evaluation.reweigh import Weighed
     from sptune.evaluation.table import Table
 
@@ -70,7 +72,7 @@ def rerank(
     turns = read_records(path, TurnCandidates)
     if similarity:
         turns = with_similarity(turns, _known_similarity(similarity))
-    base = _figures(against, profile, bertscore_model) if against else None
+    base = _figures(against, turns, profile, bertscore_model) if against else None
     rows = [
         (one, _gain(one.values, base)) for one in weigh(turns, grid, profile=profile, bertscore_model=bertscore_model)
     ]
@@ -118,11 +120,35 @@ def _known_similarity(name: str) -> Any:
     return name
 
 
-def _figures(path: Path, profile: str, bertscore_model: str | None) -> dict[str, float]:
+def _figures(
+    path: Path, turns: Sequence[TurnCandidates], profile: str, bertscore_model: str | None
+) -> dict[str, float]:
+    """The figures of the replies in `path`.
+
+    Raises:
+        UsageError: they answer other turns than `turns`.
+    """
     from sptune.evaluation.generation import Generation, measure
     from sptune.evaluation.records import read_records
 
-    return measure(read_records(path, Generation), profile=profile, bertscore_model=bertscore_model).values
+    replies = read_records(path, Generation)
+    if other := _first_difference(turns, replies):
+        raise UsageError(f"--against: {path} is of other turns: {other}; give replies to the same dialogues")
+    return measure(replies, profile=profile, bertscore_model=bertscore_model).values
+
+
+def _first_difference(turns: Sequence[TurnCandidates], replies: Sequence[Generation]) -> str | None:
+    """The first turn that only one of both has, in words. Other data may number its dialogues alike, so gold responses count too."""
+    ours, theirs = ({(one.dialogue, one.turn): one.reference for one in many} for many in (turns, replies))
+    for dialogue, turn in {**ours, **theirs}:
+        place = f"dialogue {dialogue!r}, turn {turn}"
+        if (dialogue, turn) not in theirs:
+            return f"{place} has candidates, but no reply there"
+        if (dialogue, turn) not in ours:
+            return f"{place} has a reply there, but no candidates"
+        if ours[dialogue, turn] != theirs[dialogue, turn]:
+            return f"{place} has another gold response there"
+    return None
 
 
 def _gain(values: Mapping[str, float], base: Mapping[str, float] | None) -> float | None:
