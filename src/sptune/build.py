@@ -13,7 +13,7 @@ from sptune.config import Recipe, RerankSection, load_recipe
 from sptune.data.encoder import DialogueEncoder
 from sptune.data.template import Template, default_stops, make_template
 from sptune.data.truncation import TruncationReport, count_truncation
-from sptune.errors import RecipeError
+from sptune.errors import ModelError, RecipeError
 from sptune.evaluation.candidate_replies import Reranking, Sampling
 from sptune.evaluation.rerank import RerankWeights
 from sptune.model import prompts as initial
@@ -102,6 +102,42 @@ def make_trainer(
         seed=recipe.seed,
         callbacks=callbacks,
     )
+
+
+def check_run(recipe: Recipe, model: SPTModel) -> None:
+    """Refuse what a run would refuse when recipe, data and base model are good, without beginning one.
+
+    Raises:
+        RecipeError: a tracker that is not installed.
+        ModelError: a sentence encoder, or an encoder of BERTScore, that cannot be loaded.
+    """
+    from sptune.training.arguments import training_arguments
+    from sptune.training.similarity import make_similarity
+
+    contrastive = recipe.losses.contrastive
+    make_similarity(contrastive.similarity, backbone=model.backbone, encoder=contrastive.encoder)
+    device = model.backbone.device
+    training_arguments(recipe.training, recipe.folder, seed=recipe.seed, device=device, validates=recipe.validates)
+    check_bertscore(recipe)
+
+
+def check_bertscore(recipe: Recipe) -> None:
+    """Load the encoder of BERTScore and let go of it again: what is wrong with it must not show after hours of training.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    from sptune.evaluation.metrics import bertscore
+
+    name = recipe.evaluation.bertscore_model
+    if name is None or not recipe.evaluates or not bertscore.installed():
+        return
+    try:
+        bertscore.load_encoder(name)
+    except ModelError as error:
+        raise ModelError(f"evaluation.bertscore_model: {error}") from error
+    finally:
+        bertscore.load_encoder.cache_clear()  # training needs the memory
 
 
 def load_recipe_base(recipe: Recipe) -> LoadedBase:

@@ -19,7 +19,7 @@ import yaml
 from small_comparison import METHODS, Shelf
 from small_run import run_cli
 from sptune.cli.compare_task import attempt, do_task
-from sptune.errors import EXIT_CODES, DataError, RecipeError, StorageError, UsageError
+from sptune.errors import EXIT_CODES, DataError, ModelError, RecipeError, StorageError, UsageError
 from sptune.experiments.tasks import list_tasks
 from sptune.model.load import LoadedBase
 
@@ -101,6 +101,16 @@ def test_bad_grid_keys_are_refused_at_once(
         (["--seeds", "4"], UsageError, "--seeds: '4' is not in this comparison; it has 0"),
         (["sed=1"], RecipeError, "sed: unknown key; did you mean seeds?"),
         (["methods.pt.kind=dream"], RecipeError, "methods.pt.kind"),
+        (
+            ["evaluation.bertscore_model=nope"],
+            ModelError,
+            "evaluation.bertscore_model: BERTScore encoder: cannot load 'nope'",
+        ),
+        (
+            ["evaluation.bertscore_model=/no/x"],
+            ModelError,
+            "evaluation.bertscore_model: BERTScore encoder: cannot load",
+        ),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_is_begun(

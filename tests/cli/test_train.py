@@ -231,6 +231,38 @@ def test_check_refuses_turns_that_do_not_fit(place: Place, tmp_path: Path, sptun
     assert "training: 1 turns do not fit the base model's window" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ("output=DATA", "is a file, not a run folder"),
+        ("training.report_to=[wandbb]", "training.report_to: wandbb is not installed"),
+        ("losses.contrastive={similarity: encoder, encoder: /no/enc}", "losses.contrastive.encoder: /no/enc"),
+        (
+            "evaluation={split: 25:28, bertscore_model: /no/b}",
+            "evaluation.bertscore_model: BERTScore encoder: cannot load",
+        ),
+    ],
+)
+def test_check_refuses_what_training_would(
+    place: Place, sptune: Callable[..., int], capsys: pytest.CaptureFixture[str], change: str, wanted: str
+):
+    change = change.replace("DATA", str(place.data))
+    assert sptune("train", place.recipe, "--check", "data.train=1:20", "data.validation=null", change) != 0
+    printed = capsys.readouterr()
+    assert wanted in printed.err
+    assert "the recipe is good" not in printed.out
+
+
+def test_an_encoder_that_cannot_be_loaded_is_told_before_training(
+    place: Place, tmp_path: Path, sptune: Callable[..., int], capsys: pytest.CaptureFixture[str]
+):
+    run = tmp_path / "run"
+    changes = ["data.train=1:20", "data.validation=null", "evaluation={split: 25:28, bertscore_model: /no/b}"]
+    assert sptune("train", place.recipe, f"output={run}", *changes) == EXIT_CODES[ModelError]
+    assert "evaluation.bertscore_model: BERTScore encoder: cannot load '/no/b'" in capsys.readouterr().err
+    assert not run.exists()
+
+
 # The run folder, again.
 
 
@@ -433,6 +465,20 @@ def test_resume_with_another_recipe_names_what_differs(
     assert "losses.update was 'responsibility', is 'all'" in err
     assert "seed" not in err
     assert weights(straight) == before
+
+
+def test_resume_may_evaluate_in_another_way(
+    place: Place, tmp_path: Path, sptune: Callable[..., int], capsys: pytest.CaptureFixture[str]
+):
+    run = tmp_path / "run"
+    assert sptune(*place.arguments(run, "training.max_steps=1", "evaluation.bertscore_model=nope")) == 0
+    again = ["train", run / "recipe.yaml", "--resume", "--no-evaluate"]
+    assert sptune(*again, "evaluation.bertscore_model=null", "evaluation.max_new_tokens=4") == 0
+    kept = load_recipe(run / "recipe.yaml").evaluation
+    assert (kept.bertscore_model, kept.max_new_tokens) == (None, 4)
+    capsys.readouterr()
+    assert sptune(*again, "evaluation.decoding=fused") == EXIT_CODES[UsageError], "the adapter keeps it"
+    assert "evaluation.decoding was 'top1', is 'fused'" in capsys.readouterr().err
 
 
 def test_resuming_a_run_that_has_ended_changes_nothing(

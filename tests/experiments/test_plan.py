@@ -90,17 +90,34 @@ def test_how_replies_are_reranked_may_change_until_some_are(shelf: Shelf):
     grow(shelf, decodings=["rerank"], set={"evaluation.rerank.candidates": 2})
     grow(shelf, decodings=["rerank"], **more)
     assert {cell.recipe.evaluation.rerank.candidates for cell in read_plan(shelf.output).cells} == {4}
-    assert "evaluation.max_new_tokens was 3" in refusal(
-        shelf, decodings=["rerank"], set={"evaluation.max_new_tokens": 5}
-    )
     changed = {"decodings": ["rerank"], "set": {"evaluation.rerank.candidates": 8}}
     place = cell_folder(shelf.output, "pt", 0)
     with claimed(place):
         assert "pt: evaluation.rerank.candidates was 4, is 8" in refusal(shelf, **changed), "one is being made"
-    (place / "evaluation" / "rerank").mkdir(parents=True)
+    for name in ("top1", "rerank"):
+        (place / "evaluation" / name).mkdir(parents=True)
+    (place / "evaluation" / "top1" / "evaluation.json").touch()
     check(shelf.output, make_plan(shelf.settings(**changed)))
     (place / "evaluation" / "rerank" / "evaluation.json").touch()
     assert "spt: evaluation.rerank.candidates was 4, is 8" in refusal(shelf, **changed)
+
+
+def test_how_cells_are_evaluated_may_change_until_one_is(shelf: Shelf):
+    """An encoder that cannot be loaded shows when the first cell is evaluated: training shall not have been for nothing."""
+    shelf.begun()
+    grow(shelf, set={"evaluation.bertscore_model": "nope"})
+    grow(shelf, set={"evaluation.bertscore_model": None, "evaluation.max_new_tokens": 5})
+    assert "pt: evaluation.gate_temperature was None, is 0.5" in refusal(
+        shelf, set={"evaluation.gate_temperature": 0.5}
+    )
+    place = cell_folder(shelf.output, "pt", 0)
+    changed = {"set": {"evaluation.max_new_tokens": 7}}
+    with claimed(place):
+        assert "pt: evaluation.max_new_tokens was 5, is 7" in refusal(shelf, **changed), "one is being made"
+    (place / "evaluation" / "top1").mkdir(parents=True)
+    check(shelf.output, make_plan(shelf.settings(**changed)))
+    (place / "evaluation" / "top1" / "evaluation.json").touch()
+    assert "spt: evaluation.max_new_tokens was 5, is 7" in refusal(shelf, **changed)
 
 
 def test_a_difference_is_told_once_however_many_seeds_have_it(shelf: Shelf):

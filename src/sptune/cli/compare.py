@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from sptune.cli.compare_task import task
-from sptune.errors import UsageError
+from sptune.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -84,7 +84,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter an option
     plan = make_plan(settings, place=recipe)
     folder = settings.folder
     check(folder, plan)
-    _check_data(plan)
+    _check_material(plan)
     wanted = _chosen(plan, methods=only or (), seeds=seeds or ())
     tasks = list_tasks(folder, wanted)
     if dry_run:
@@ -119,12 +119,14 @@ def status(folder: Folder) -> None:
 app.command("task", hidden=True)(task)
 
 
-def _check_data(plan: Plan) -> None:
-    """Read every dialogue file that a cell needs: a fault in one shall not be found an hour later.
+def _check_material(plan: Plan) -> None:
+    """Read every dialogue file that a cell needs, and look for BERTScore's encoder: a fault in one shall not be found an hour later.
 
     Raises:
         DataError: a file cannot be read, or holds dialogues that are trained on and tested on.
+        ModelError: the encoder is not on this machine.
     """
+    from sptune.evaluation.metrics import bertscore
     from sptune.run_data import load_data
 
     recipes = [cell.recipe for cell in plan.cells]
@@ -132,6 +134,9 @@ def _check_data(plan: Plan) -> None:
     for note in dict.fromkeys(load_data(recipe).note for recipe in different.values()):
         if note:
             typer.echo(note, err=True)
+    for name in dict.fromkeys(recipe.evaluation.bertscore_model for recipe in different.values()):
+        if name is not None and bertscore.installed() and not bertscore.is_here(name):
+            raise ModelError(f"evaluation.bertscore_model: {bertscore.not_here(name, 'no such folder or download')}")
 
 
 def _chosen(plan: Plan, *, methods: Sequence[str], seeds: Sequence[str]) -> Plan:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sptune.config import Recipe, dump_recipe, load_recipe
+from sptune.config import KEPT_IN_ADAPTER, Recipe, dump_recipe, load_recipe
 from sptune.errors import DataError, StorageError, UsageError
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def train(
     """Train an adapter from a recipe, evaluate it on the test dialogues and write a report."""
     settings = load_recipe(recipe, overrides or [])
     if check:
+        _check_folder(settings, resume=resume, force=force or not resume)  # one in use may be replaced or left later
         _check(settings)
         return
     run(settings, resume=resume, force=force, evaluate=evaluate)
@@ -84,6 +85,8 @@ def run(recipe: Recipe, *, resume: bool = False, force: bool = False, evaluate: 
     data = load_data(recipe)
     base = build.load_recipe_base(recipe)
     model = build.make_model(recipe, base=base)
+    if evaluate:
+        build.check_bertscore(recipe)
     bar = ProgressBar()
     trainer = build.make_trainer(recipe, model, data, callbacks=[bar])
     bar.trainer = trainer
@@ -188,6 +191,7 @@ def _check(recipe: Recipe) -> None:
                 raise UsageError(
                     f"{name}: {found.too_long} turns do not fit the base model's window; shorten or leave them out"
                 )
+    build.check_run(recipe, model)
     typer.echo("the recipe is good")
 
 
@@ -216,7 +220,7 @@ def _clear(folder: Path) -> None:
 
 
 def _check_same(recipe: Recipe) -> None:
-    """A run can only be resumed with the recipe it was begun with: anything else would not be the same run."""
+    """A run can only be resumed with the recipe it was begun with, but for its evaluation: anything else would not be the same run."""
     path = recipe.folder / RECIPE_NAME
     if not path.is_file():
         raise UsageError(f"--resume: {recipe.folder} holds no run (no {RECIPE_NAME}); leave --resume out to begin one")
@@ -224,12 +228,18 @@ def _check_same(recipe: Recipe) -> None:
     changed = [
         f"{key} was {before.get(key)!r}, is {now[key]!r}"
         for key in now
-        if key != "output" and before.get(key) != now[key]
+        if before.get(key) != now[key] and not _may_change(key)
     ]
     if changed:
         raise UsageError(
             f"--resume: the recipe differs from the run's own ({path}): {'; '.join(changed)}; give {path} itself"
         )
+
+
+def _may_change(key: str) -> bool:
+    """Whether what a run has trained until now does not depend on a key: where it lies, and how it is evaluated at its end."""
+    section, _, name = key.partition(".")
+    return key == "output" or (section == "evaluation" and name not in KEPT_IN_ADAPTER)
 
 
 def _flat(section: dict[str, object], prefix: str = "") -> dict[str, object]:

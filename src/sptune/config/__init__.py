@@ -2,7 +2,7 @@
 
 from sptune.config.compare import ComparisonSettings, MethodSettings, TuningSettings
 from sptune.config.compare_reading import dump_comparison, load_comparison, method_recipe, parse_comparison
-from sptune.config.evaluation_section import EvaluationSection, RerankSection
+from sptune.config.evaluation_section import KEPT_IN_ADAPTER, EvaluationSection, RerankSection
 from sptune.config.reading import bundled_recipes, dump_recipe, find_recipe, load_recipe, parse_recipe
 from sptune.config.recipe import PAPER_EXACT, Recipe
 from sptune.config.sections import (
@@ -20,6 +20,7 @@ from sptune.config.sections import (
 )
 
 __all__ = [
+    "KEPT_IN_ADAPTER",
     "PAPER_EXACT",
     "ComparisonSettings",
     "ContrastiveLossSection",

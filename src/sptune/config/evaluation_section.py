@@ -8,6 +8,8 @@ from pydantic import Field
 
 from sptune.config.sections import Number, Positive, Range, Section
 
+KEPT_IN_ADAPTER = ("decoding", "gate_temperature")  # keys of `evaluation` that say who speaks, in adapters too
+
 
 class RerankSection(Section):
     """Candidates of each reply, and what chooses among them."""

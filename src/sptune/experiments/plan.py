@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from sptune.config import ComparisonSettings, MethodSettings, TuningSettings, dump_comparison, parse_recipe
+from sptune.config import (
+    KEPT_IN_ADAPTER,
+    ComparisonSettings,
+    EvaluationSection,
+    MethodSettings,
+    TuningSettings,
+    dump_comparison,
+    parse_recipe,
+)
 from sptune.config.compare import RERANK
 from sptune.errors import RecipeError, StorageError, UsageError
 from sptune.experiments.cells import Cell, expand
@@ -89,7 +97,7 @@ def check(folder: Path, plan: Plan) -> None:
             raise StorageError(f"{folder}: is in use, and holds no comparison; choose another with output=FOLDER")
         return
     before = read_plan(folder)
-    changed = list(dict.fromkeys(differences(before, plan, reranked=_is_reranked(folder, before))))
+    changed = list(dict.fromkeys(differences(before, plan, unused=_unused(folder, before))))
     if changed:
         listed = "\n".join(f"  {line}" for line in changed)
         raise UsageError(
@@ -114,13 +122,13 @@ def read_plan(folder: Path) -> Plan:
         raise UsageError(f"{folder / PLAN_NAME}: cannot be read by this version of sptune ({error})") from error
 
 
-def differences(before: Plan, now: Plan, *, reranked: bool = True) -> Iterator[str]:
+def differences(before: Plan, now: Plan, *, unused: Collection[str] = ()) -> Iterator[str]:
     """What a folder's plan and a new one disagree on, in words; what is only in the new one is no disagreement.
 
     Args:
         before: the folder's.
         now: the new one.
-        reranked: whether replies were chosen among candidates already; where none were, nothing depends on how.
+        unused: keys of `evaluation` on which nothing that is there depends.
     """
     shared = [{"tuning": plan.tuning.model_dump(exclude={"unequal"}), "probe": plan.probe} for plan in (before, now)]
     yield from _changed("", *shared)
@@ -133,20 +141,28 @@ def differences(before: Plan, now: Plan, *, reranked: bool = True) -> Iterator[s
         for name, parts in old.evaluations.items():
             for part in set(parts) - set(new.evaluations.get(name, ())):
                 yield f"{old.label}: the {part} of decoding {name} was there, is gone"
-        yield from _changed(f"{old.label}: ", *(_content(cell, reranked=reranked) for cell in (old, new)))
+        yield from _changed(f"{old.label}: ", *(_content(cell, unused) for cell in (old, new)))
 
 
-def _is_reranked(folder: Path, plan: Plan) -> bool:
-    """Whether a cell has replies that were chosen among candidates, or a process is at work on one that will."""
-    places = [cell_folder(folder, cell.label, cell.seed) for cell in plan.cells if RERANK in cell.evaluations]
-    return any((place / EVALUATION / RERANK / "evaluation.json").exists() or owner(place) for place in places)
+def _unused(folder: Path, plan: Plan) -> set[str]:
+    """Keys of `evaluation` on which nothing in a comparison's folder depends: no cell has such an evaluation, nor is at work on one."""
+    if not _is_evaluated(folder, plan.cells, "*"):
+        return EvaluationSection.model_fields.keys() - set(KEPT_IN_ADAPTER)
+    reranking = [cell for cell in plan.cells if RERANK in cell.evaluations]
+    return set() if _is_evaluated(folder, reranking, RERANK) else {"rerank"}
 
 
-def _content(cell: Cell, *, reranked: bool) -> dict[str, Any]:
-    """What a cell is trained and evaluated with; its seed, and where a run would be written, aside."""
-    recipe = cell.recipe.model_dump(mode="json", exclude={"seed", "name", "output"})
-    if not reranked:
-        del recipe["evaluation"]["rerank"]
+def _is_evaluated(folder: Path, cells: Iterable[Cell], decoding: str) -> bool:
+    """Whether one of `cells` was evaluated under `decoding` (`*`: any), or a process is at work on it."""
+    places = [cell_folder(folder, cell.label, cell.seed) for cell in cells]
+    return any(any(place.glob(f"{EVALUATION}/{decoding}/evaluation.json")) or owner(place) for place in places)
+
+
+def _content(cell: Cell, unused: Collection[str]) -> dict[str, Any]:
+    """What a cell is trained and evaluated with; its seed, where a run would be written, and what is unused aside."""
+    recipe = cell.recipe.model_dump(
+        mode="json", exclude={"seed": True, "name": True, "output": True, "evaluation": set(unused)}
+    )
     return cell.settings.model_dump(mode="json") | recipe
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.util import find_spec
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from sptune.errors import ModelError
@@ -54,6 +54,26 @@ def installed() -> bool:
     return find_spec("torchmetrics") is not None
 
 
+def is_here(name: str) -> bool:
+    """Whether `name` is a model's folder or a downloaded hub id, by its configuration alone: neither torch nor transformers is loaded."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(name).is_dir():
+        return (Path(name) / "config.json").is_file()
+    try:
+        return isinstance(try_to_load_from_cache(name, "config.json"), str)
+    except ValueError:  # no hub id
+        return False
+
+
+def not_here(name: str, why: str) -> ModelError:
+    """What to say of an encoder that cannot be had."""
+    return ModelError(
+        f"BERTScore encoder: cannot load {name!r} from this machine ({why}); give a folder with "
+        f"config.json, weights and tokenizer, or a hub id fetched once with `hf download`"
+    )
+
+
 @lru_cache(maxsize=1)
 def load_encoder(name: str) -> Encoder:
     """Load a BERTScore encoder from a local folder or from the hub's cache, never from the network.
@@ -76,10 +96,7 @@ def load_encoder(name: str) -> Encoder:
         tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
         model = AutoModel.from_pretrained(name, local_files_only=True, dtype=torch.float32)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"BERTScore encoder: cannot load {name!r} from this machine ({type(error).__name__}); give a folder with "
-            f"config.json, weights and tokenizer, or a hub id fetched once with `hf download`"
-        ) from error
+        raise not_here(name, type(error).__name__) from error
     if tokenizer.num_special_tokens_to_add() != 2 or tokenizer.pad_token is None:
         raise ModelError(
             f"BERTScore encoder: the tokenizer of {name!r} does not add one start and one end token, or has no pad "
