@@ -17,6 +17,7 @@ from sptune.config import (
     bundled_recipes,
     dump_recipe,
     find_recipe,
+    load_comparison,
     load_recipe,
     parse_recipe,
 )
@@ -141,8 +142,9 @@ def test_every_mistake_is_reported_at_once():
         "data.path=[",
         "name=a b",
     )
-    first, *faults = text.splitlines()
-    assert first == f"recipe: {len(faults)} mistakes"
+    lines = text.splitlines()
+    assert [line for line in lines if not line.startswith("  ")] == ["command line: 4 mistakes", "recipe: 8 mistakes"]
+    faults = [line for line in lines if line.startswith("  ")]
     for wanted in (
         "'nonsense': an override has the form key=value",
         "losses.update: losses is 5, not a section",
@@ -187,8 +189,16 @@ def test_an_unknown_key_is_answered_with_the_nearest_known_one(key: str, near: s
     assert f"did you mean {near}" in refusal({}, f"{key}=1")
 
 
+def test_a_combination_that_an_override_makes_is_the_command_lines():
+    """The file alone is good, so it is not to blame."""
+    text = refusal({"template": {"kind": "chat"}}, "template.kind=jinja")
+    assert (
+        text == "command line: 1 mistake\n  template.file: missing; template.kind=jinja needs the path of a Jinja file"
+    )
+
+
 def test_a_key_like_no_other_gets_no_suggestion():
-    assert refusal({}, "zzzzzzzzzz=1") == "recipe: 1 mistake\n  zzzzzzzzzz: unknown key"
+    assert refusal({}, "zzzzzzzzzz=1") == "command line: 1 mistake\n  zzzzzzzzzz: unknown key"
 
 
 @pytest.mark.parametrize(
@@ -257,7 +267,7 @@ def test_a_key_like_no_other_gets_no_suggestion():
 def test_a_wrong_value_is_refused_by_key_and_value(override: str):
     key = override.partition("=")[0]
     text = refusal({}, override)
-    assert text.startswith("recipe: 1 mistake\n")
+    assert text.startswith("command line: 1 mistake\n")
     assert f"\n  {key}" in text
     assert "(got " in text
 
@@ -346,7 +356,7 @@ def test_what_is_no_range_is_told_how_to_write_one(value: str):
 
 
 def test_two_mistakes_in_one_list_are_two_mistakes():
-    assert refusal({}, "template.stops=[1, 2]").startswith("recipe: 2 mistakes\n  template.stops.0: ")
+    assert refusal({}, "template.stops=[1, 2]").startswith("command line: 2 mistakes\n  template.stops.0: ")
 
 
 def test_a_long_wrong_value_is_shortened():
@@ -411,6 +421,27 @@ def test_a_file_comes_before_a_bundled_recipe_of_its_name(tmp_path: Path, monkey
     assert find_recipe("quickstart") == bundled_recipes()["quickstart"]
     Path("quickstart").write_text("name: mine")
     assert load_recipe("quickstart").name == "mine"
+
+
+def test_a_name_that_is_no_recipe_is_answered_with_those_of_its_kind():
+    with pytest.raises(RecipeError, match="bundled recipes: best, ") as caught:
+        load_recipe("nothing-like-it-at-all")
+    assert "compare/" not in str(caught.value)
+    assert "ablations/" not in str(caught.value)
+    with pytest.raises(RecipeError, match="bundled comparisons: ablations/combinations, ") as caught:
+        load_comparison("nothing-like-it-at-all")
+    assert "quickstart" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", ['{"messages": []}\n{"messages": []}\n', '{"messages": []}\n', "1 your persona: i sail .\n"]
+)
+def test_a_file_of_dialogues_in_the_place_of_a_recipe_is_told_how_to_be_trained_on(tmp_path: Path, content: str):
+    path = tmp_path / "talks.jsonl"
+    path.write_text(content)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    assert f"train on it with `sptune train quickstart data.path={path}`" in str(caught.value)
 
 
 # The published settings.

@@ -13,7 +13,7 @@ from sptune.config import Recipe, RerankSection, load_recipe
 from sptune.data.encoder import DialogueEncoder
 from sptune.data.template import Template, default_stops, make_template
 from sptune.data.truncation import TruncationReport, count_truncation
-from sptune.errors import ModelError, RecipeError
+from sptune.errors import AdapterError, ModelError, RecipeError
 from sptune.evaluation.candidate_replies import Reranking, Sampling
 from sptune.evaluation.rerank import RerankWeights
 from sptune.model import prompts as initial
@@ -269,7 +269,10 @@ def initial_prompts(recipe: Recipe, base: LoadedBase) -> torch.Tensor:
 
 
 def _prompts_from_file(recipe: Recipe, table: torch.Tensor) -> torch.Tensor:
-    adapter = load_adapter(Path(recipe.prompts.file or ""))
+    try:
+        adapter = load_adapter(Path(recipe.prompts.file or ""))
+    except AdapterError as error:
+        raise AdapterError(f"prompts.file: {error}") from error
     wanted = (recipe.prompts.count, recipe.prompts.length, table.shape[1])
     found = tuple(adapter.tensors[PROMPTS_KEY].shape)
     if found != wanted:

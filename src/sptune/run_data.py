@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sptune.data.load import load_dialogues
+from sptune.data.load import load_dialogues, select
 from sptune.errors import DataError
 
 if TYPE_CHECKING:
@@ -39,17 +39,24 @@ def load_data(recipe: Recipe) -> RunData:
 
     Raises:
         DataError: a file is missing or has errors (with `data.on_error=stop`), a range lies outside it, or the same dialogues are used for
-            training and for validation or test.
+            training and for validation or test. Names the key of the recipe.
     """
     d, e = recipe.data, recipe.evaluation
 
-    def read(path: str, split: str | None) -> list[Dialogue]:
-        return load_dialogues(path, format=d.format, persona=d.persona, on_error=d.on_error, split=split)
+    def read(own: str | None, key: str, split: str | None, split_key: str) -> list[Dialogue]:
+        path, key = (d.path, "data.path") if own is None else (own, key)
+        try:
+            found = load_dialogues(path, format=d.format, persona=d.persona, on_error=d.on_error)
+        except DataError as error:
+            raise DataError(f"{key}: {error}") from error
+        return select(found, split, path, option=split_key)
 
     data = RunData(
-        train=read(d.path, d.train),
-        validation=read(d.validation_path or d.path, d.validation) if recipe.validates else [],
-        test=read(e.path or d.path, e.split)[: e.limit] if recipe.evaluates else [],
+        train=read(None, "data.path", d.train, "data.train"),
+        validation=read(d.validation_path, "data.validation_path", d.validation, "data.validation")
+        if recipe.validates
+        else [],
+        test=read(e.path, "evaluation.path", e.split, "evaluation.split")[: e.limit] if recipe.evaluates else [],
     )
     for what, part in (("data.validation", data.validation), ("evaluation.split", data.test)):
         if common := _shared(data.train, part):

@@ -315,8 +315,21 @@ def test_output_is_a_file(place: Place, tmp_path: Path, sptune: Callable[..., in
 @pytest.mark.parametrize(
     ("changes", "kind", "wanted"),
     [
-        (["data.path=/no/such/file.txt"], DataError, "/no/such/file.txt: no such file"),
-        (["data.train=1:99"], DataError, "'1:99' goes past the end"),
+        (["data.path=/no/such/file.txt"], DataError, "data.path: /no/such/file.txt: no such file"),
+        (
+            ["data.path=valid_self_original.txt"],
+            DataError,
+            "data.path: valid_self_original.txt: no such file; check the path, or get it: ConvAI2",
+        ),
+        (
+            ["data.validation_path=/no/such.txt"],
+            DataError,
+            "data.validation_path: /no/such.txt: no such file; check the path\n",
+        ),
+        (["evaluation.path=/no/such.txt"], DataError, "evaluation.path: /no/such.txt: no such file"),
+        (["data.train=1:99"], DataError, "data.train='1:99' goes past the end"),
+        (["data.validation=25:99"], DataError, "data.validation='25:99' goes past the end"),
+        (["evaluation.split=25:99"], DataError, "evaluation.split='25:99' goes past the end"),
         (["data.validation=24:28"], DataError, "data.validation: 1 of its dialogues are also trained on"),
         (["evaluation.split=20:28"], DataError, "evaluation.split: 5 of its dialogues are also trained on"),
         (["data.path=hub:no/such"], DataError, "no/such"),
@@ -331,7 +344,7 @@ def test_output_is_a_file(place: Place, tmp_path: Path, sptune: Callable[..., in
         (["prompts.length=190"], RecipeError, "template.max_length: 200 leaves"),
         (["trainin.epochs=2", "seed=x"], RecipeError, "trainin: unknown key; did you mean training?"),
         (["training.epochs"], RecipeError, "an override has the form key=value"),
-        (["prompts.init=file", "prompts.file=/no/adapter"], None, "/no/adapter: no such adapter folder"),
+        (["prompts.init=file", "prompts.file=/no/adapter"], None, "prompts.file: /no/adapter: no such adapter folder"),
         (["template.kind=jinja", "template.file=/no/t.jinja"], RecipeError, "template.file: cannot read /no/t.jinja"),
         (
             ["losses.contrastive={similarity: encoder, encoder: /no/enc}"],

@@ -153,7 +153,8 @@ def test_mistakes(methods: Any, more: dict[str, Any], message: str):
 
 def test_all_mistakes_are_reported_together():
     text = refusal({"a": {"kind": "lora", "rang": 2}, "b": {}}, "seeds", "tuning.epochs=0", reference="c")
-    assert text.startswith("comparison: 4 mistakes")
+    assert text.startswith("command line: 2 mistakes\n")
+    assert "\ncomparison: 2 mistakes\n" in text
     for part in ("'seeds': an override has the form", "tuning.epochs", "methods.a.rang", "methods.b.kind: missing"):
         assert part in text
 

@@ -81,7 +81,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter an option
     from sptune.experiments.tasks import list_tasks
 
     settings = load_comparison(recipe, overrides or [])
-    plan = make_plan(settings, place=recipe)
+    plan = make_plan(settings, place=" with ".join([recipe, *([" ".join(overrides)] if overrides else [])]))
     folder = settings.folder
     check(folder, plan)
     _check_material(plan)

@@ -37,7 +37,7 @@ def load_comparison(source: str | Path, overrides: Sequence[str] = ()) -> Compar
     Raises:
         RecipeError: the file cannot be read, is no comparison, or has mistakes: all of them.
     """
-    path = find_recipe(source)
+    path = find_recipe(source, comparison=True)
     raw = read_mapping(path)
     if "methods" not in raw:
         raise RecipeError(
@@ -55,9 +55,10 @@ def parse_comparison(
         RecipeError: with every mistake.
     """
     raw = copy.deepcopy(raw)
-    faults = _nest_changes(raw)
-    faults += [fault for override in overrides if (fault := apply_override(raw, _of_recipe(override)))]
-    refuse_mistakes(place, [*faults, *find_mistakes(raw, ComparisonSettings)])
+    nesting = _nest_changes(raw)
+    own = [*nesting, *find_mistakes(raw, ComparisonSettings)] if overrides else None
+    faults = [fault for override in overrides if (fault := apply_override(raw, _of_recipe(override)))]
+    refuse_mistakes(place, [*nesting, *faults, *find_mistakes(raw, ComparisonSettings)], own=own)
     return ComparisonSettings.model_validate(raw)
 
 

@@ -16,6 +16,8 @@ from sptune.config.sections import RANGE
 from sptune.config.strict_yaml import read_yaml, write_yaml
 from sptune.errors import RecipeError
 
+COMMAND_LINE = "command line"  # where overrides are, in messages
+
 
 def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file (or the name of a bundled recipe) and apply `key=value` overrides.
@@ -28,12 +30,18 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: the file cannot be read, or it has mistakes: all of them, each with the key, the value and the nearest known key.
     """
     path = find_recipe(source)
-    raw = read_mapping(path)
-    if "methods" in raw:
-        raise RecipeError(
-            f"{path}: is a comparison of methods, not a recipe to train; run it with `sptune compare {source}`"
-        )
-    return parse_recipe(raw, overrides, place=str(path))
+    try:
+        raw = read_mapping(path)
+        if "methods" in raw:
+            raise RecipeError(
+                f"{path}: is a comparison of methods, not a recipe to train; run it with `sptune compare {source}`"
+            )
+        return parse_recipe(raw, overrides, place=str(path))
+    except RecipeError as error:
+        if path.suffix in (".yaml", ".yml"):
+            raise
+        hint = f"if this is a file of dialogues, train on it with `sptune train quickstart data.path={path}`"
+        raise RecipeError(f"{error}\n{hint}") from error
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -61,28 +69,42 @@ def parse_recipe(raw: dict[str, Any], overrides: Sequence[str] = (), *, place: s
     Raises:
         RecipeError: with every mistake.
     """
-    raw = copy.deepcopy(raw)
+    given, raw = raw, copy.deepcopy(raw)
     faults = [fault for override in overrides if (fault := apply_override(raw, override))]
-    if raw.get("paper_exact") is True:
-        for key, value in PAPER_EXACT.items():
-            set_key(raw, key, value, keep=True)
-    refuse_mistakes(place, [*faults, *find_mistakes(raw)])
+    raw = _with_published(raw)
+    if faults := [*faults, *find_mistakes(raw)]:
+        refuse_mistakes(place, faults, own=find_mistakes(_with_published(given)) if overrides else None)
     return Recipe.model_validate(raw)
 
 
-def refuse_mistakes(place: str, faults: Sequence[str]) -> None:
+def refuse_mistakes(place: str, faults: Sequence[str], *, own: Sequence[str] | None = None) -> None:
     """Report all mistakes together.
+
+    Args:
+        place: where they are.
+        faults: what is wrong.
+        own: what is wrong at `place` without the overrides; other mistakes are those of the command line. None: all are of `place`.
 
     Raises:
         RecipeError: there is one.
     """
-    if faults:
-        listed = "\n".join(f"  {fault}" for fault in faults)
-        raise RecipeError(f"{place}: {len(faults)} mistake{'s' * (len(faults) > 1)}\n{listed}")
+    known = faults if own is None else own
+    places = {COMMAND_LINE: [one for one in faults if one not in known], place: [one for one in faults if one in known]}
+    told = [
+        "\n  ".join([f"{name}: {len(some)} mistake{'s' * (len(some) > 1)}", *some])
+        for name, some in places.items()
+        if some
+    ]
+    if told:
+        raise RecipeError("\n".join(told))
 
 
-def find_recipe(source: str | Path) -> Path:
+def find_recipe(source: str | Path, *, comparison: bool = False) -> Path:
     """The file of a recipe given by path or by bundled name.
+
+    Args:
+        source: path or name.
+        comparison: propose comparisons where it is neither, in place of recipes to train.
 
     Raises:
         RecipeError: neither; names the nearest bundled recipe.
@@ -93,8 +115,13 @@ def find_recipe(source: str | Path) -> Path:
     bundled = bundled_recipes()
     if str(source) in bundled:
         return bundled[str(source)]
-    near = difflib.get_close_matches(str(source).removeprefix("recipes/").removesuffix(".yaml"), bundled, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"bundled recipes: {', '.join(sorted(bundled))}"
+    names = sorted(name for name, file in bundled.items() if ("methods" in read_mapping(file)) == comparison)
+    near = difflib.get_close_matches(str(source).removeprefix("recipes/").removesuffix(".yaml"), names, n=1)
+    hint = (
+        f"did you mean {near[0]}?"
+        if near
+        else f"bundled {'comparisons' if comparison else 'recipes'}: {', '.join(names)}"
+    )
     raise RecipeError(f"{source}: no such recipe file; {hint}")
 
 
@@ -111,6 +138,16 @@ def bundled_recipes() -> dict[str, Path]:
 def dump_recipe(recipe: Recipe) -> str:
     """The resolved recipe as YAML, every key written out."""
     return write_yaml(recipe.model_dump(mode="json"))
+
+
+def _with_published(raw: dict[str, Any]) -> dict[str, Any]:
+    """`raw`, with the defaults of the published code where it asks for them."""
+    if raw.get("paper_exact") is not True:
+        return raw
+    raw = copy.deepcopy(raw)
+    for key, value in PAPER_EXACT.items():
+        set_key(raw, key, value, keep=True)
+    return raw
 
 
 def apply_override(raw: dict[str, Any], override: str) -> str | None:

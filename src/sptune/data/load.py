@@ -6,7 +6,7 @@ import codecs
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast, get_args
@@ -28,6 +28,10 @@ SAMPLE_PARTS = ("train", "validation", "test")
 _HEAD = 65536  # bytes that tell the format
 _LISTED = 20  # problems that an error message lists
 _RANGE = re.compile(r"([0-9]*):([0-9]*)")
+_CONVAI2_NAME = re.compile(r"(train|valid)_(self|other|both|none)_(original|revised)(_no_cands)?\.txt")
+_CONVAI2_SOURCE = (
+    "ConvAI2 comes with ParlAI, and as http://parl.ai/downloads/convai2/convai2_fix_723.tgz (docs/data.md)"
+)
 _log = logging.getLogger(__name__)
 
 
@@ -123,8 +127,14 @@ def load_dialogues(
     return select(result.dialogues, split, str(path))
 
 
-def select(dialogues: tuple[Dialogue, ...], split: str | None, name: str) -> list[Dialogue]:
+def select(dialogues: Sequence[Dialogue], split: str | None, name: str, *, option: str = "split") -> list[Dialogue]:
     """The dialogues in the range `split` ("A:B", from 1, both included); all of them for None.
+
+    Args:
+        dialogues: of `name`.
+        split: the range.
+        name: where they were read from, for messages.
+        option: what names the range, for messages.
 
     Raises:
         UsageError: not a range.
@@ -138,13 +148,15 @@ def select(dialogues: tuple[Dialogue, ...], split: str | None, name: str) -> lis
         return list(dialogues)
     found = _RANGE.fullmatch(split.strip())
     if found is None:
-        raise UsageError(f"split={split!r} is not a range; write FIRST:LAST, counted from 1, as in 701:750, 1: or :50")
+        raise UsageError(
+            f"{option}={split!r} is not a range; write FIRST:LAST, counted from 1, as in 701:750, 1: or :50"
+        )
     first = int(found[1]) if found[1] else 1
     last = int(found[2]) if found[2] else len(dialogues)
     if max(first, last if found[2] else 0) > len(dialogues):
-        raise DataError(f"split={split!r} goes past the end: {name} has {len(dialogues)} dialogues")
+        raise DataError(f"{option}={split!r} goes past the end: {name} has {len(dialogues)} dialogues")
     if first < 1 or last < first:
-        raise UsageError(f"split={split!r} is empty; the first number is at least 1 and at most the last")
+        raise UsageError(f"{option}={split!r} is empty; the first number is at least 1 and at most the last")
     return list(dialogues[first - 1 : last])
 
 
@@ -165,7 +177,8 @@ def _read_file(
     if os.path.isdir(source):
         raise DataError(f"{name} is a folder; name a file in it, or use format=hub for a folder in datasets format")
     if not os.path.exists(source):
-        raise DataError(f"{name}: no such file; check the path")
+        hint = f", or get it: {_CONVAI2_SOURCE}" if _CONVAI2_NAME.fullmatch(source.name) else ""
+        raise DataError(f"{name}: no such file; check the path{hint}")
     if not os.path.isfile(source):
         raise DataError(f"{name} is not a regular file; save its content to a file first")
     try:
