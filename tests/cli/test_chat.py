@@ -106,7 +106,7 @@ def test_a_mixture_of_the_prompts_speaks(talk: list[object]) -> None:
     assert "3 prompts of 4 virtual tokens, fused" in both.stderr
     assert both.stdout.count("\n") == 2
     found = failure(run(*talk, "--decoding", "gated", "--gate-temperature", 0))
-    assert "gate_temperature: 0.0 is out of range" in str(found)
+    assert "--gate-temperature: 0.0 is out of range; give a number that is above 0" in str(found)
     assert "num_beams: 2 beams follow one prompt" in str(failure(run(*talk, "--decoding", "fused", "--beams", 2)))
 
 
@@ -247,9 +247,18 @@ def test_a_bare_model_chats_in_its_own_template(base: Path) -> None:
         (["--base", "/no/model"], ModelError, "/no/model"),
         (["x", "--persona-text", " "], UsageError, "--persona-text: no sentence"),
         (["x", "--persona", "nobody.txt"], DataError, "nobody.txt: no such file"),
-        (["x", "--temperature", "-1"], UsageError, "temperature: -1"),
-        (["x", "--beams", "0"], UsageError, "beams: 0"),
-        (["x", "--top-p", "1.5"], UsageError, "top_p: 1.5"),
+        (
+            ["x", "--temperature", "-1"],
+            UsageError,
+            "--temperature: -1.0 is out of range; give a number that is 0 or more",
+        ),
+        (["x", "--beams", "0"], UsageError, "--beams: 0 is out of range; give a number that is at least 1"),
+        (
+            ["x", "--top-p", "1.5"],
+            UsageError,
+            "--top-p: 1.5 is out of range; give a number that is above 0 and at most 1",
+        ),
+        (["x", "--no-repeat-ngram", "-1"], UsageError, "--no-repeat-ngram: -1 is out of range"),
     ],
 )
 def test_options_that_cannot_work(arguments: list[str], kind: type[SptError], message: str) -> None:

@@ -183,6 +183,18 @@ def test_the_process_that_starts_the_others_is_small():
     assert "4 cells, 6 trials before them" in found.stdout
 
 
+def test_ctrl_c_says_how_to_go_on(
+    shelf: Shelf, sptune: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    def press(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sptune.cli.compare._run", press)
+    path = shelf.file()
+    assert sptune("compare", path, "--only", "pt", "seeds=[0, 1]") == 130
+    assert f"Go on with: sptune compare {path} --only pt 'seeds=[0, 1]'\n" in capsys.readouterr().err
+
+
 # Grids in processes of their own.
 
 

@@ -194,7 +194,31 @@ def test_without_output_it_says_that_nothing_was_kept(adapter: Path, data: Path)
         (("ADAPTER", "--data", "DATA", "--template", "chat"), UsageError, r"--template: an adapter knows"),
         (("--base", "BASE", "--data", "DATA", "--template", "jinja"), UsageError, r"--template: 'jinja'"),
         (("--base", "BASE", "--data", "DATA", "--template", "chat"), ModelError, "no chat template"),
-        (("ADAPTER", "--data", "DATA", "--max-new-tokens", "0"), UsageError, "max_new_tokens: 0"),
+        (
+            ("ADAPTER", "--data", "DATA", "--max-new-tokens", "0"),
+            UsageError,
+            "--max-new-tokens: 0 is out of range; give",
+        ),
+        (
+            ("ADAPTER", "--data", "DATA", "--beams", "0"),
+            UsageError,
+            "--beams: 0 is out of range; give a number that is at",
+        ),
+        (
+            ("ADAPTER", "--data", "DATA", "--gate-temperature", "0"),
+            UsageError,
+            "--gate-temperature: 0.0 is out of range",
+        ),
+        (
+            ("ADAPTER", "--data", "DATA", "--no-repeat-history-ngram", "-1"),
+            UsageError,
+            "--no-repeat-history-ngram: -1 is",
+        ),
+        (
+            ("ADAPTER", "--data", "DATA", "--prompt", "1", "--rule", "sample"),
+            UsageError,
+            "rule: sample chooses nothing",
+        ),
         (("ADAPTER", "--data", "DATA", "--max-new-tokens", "5000"), UsageError, "max_new_tokens.*window is 1024"),
         (("ADAPTER", "--data", "DATA", "--limit", "0"), UsageError, "limit: 0"),
         (("ADAPTER", "--data", "DATA", "--bertscore-model", "nowhere"), ModelError, "BERTScore encoder"),
@@ -236,6 +260,10 @@ def test_ctrl_c_says_where_the_replies_are(
     unkept = run(*arguments)
     assert unkept.exit_code == 130
     assert "none were kept (--output FOLDER would have)" in unkept.stderr
+    calls[:] = [1, 1]
+    early = run(*arguments, "--output", tmp_path, "--force")
+    assert early.exit_code == 130
+    assert "interrupted after 0 of 13 replies; none was finished, so there is none to keep" in early.stderr
 
 
 def test_ctrl_c_before_anything_is_finished(adapter: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

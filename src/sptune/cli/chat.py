@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from sptune.cli.decoding import make_decoding
 from sptune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -98,15 +99,14 @@ def chat(  # noqa: PLR0913 - each is one option
         import torch
 
         from sptune.engine.session import Session
-        from sptune.model.generate import Decoding
 
-        tokens = Decoding(
-            max_new_tokens,
-            temperature,
-            top_p,
-            beams,
-            no_repeat_ngram,
-            seed,
+        tokens = make_decoding(
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            num_beams=beams,
+            no_repeat_ngram_size=no_repeat_ngram,
+            seed=seed,
             kind=decoding,
             gate_temperature=gate_temperature,
         )

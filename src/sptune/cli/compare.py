@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 from dataclasses import replace
@@ -92,7 +93,11 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter an option
         return
     signal.signal(signal.SIGTERM, _interrupt)
     begin(folder, settings, plan)
-    _run(tasks, tuning=plan.tuning, jobs=jobs, retry=retry_failed, limit=limit)
+    try:
+        _run(tasks, tuning=plan.tuning, jobs=jobs, retry=retry_failed, limit=limit)
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted; the state is kept. Go on with: {shlex.join(['sptune', *sys.argv[1:]])}", err=True)
+        raise
     _conclude(folder, plan, tasks, report=report)
 
 

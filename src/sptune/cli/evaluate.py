@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sptune.cli.decoding import make_decoding
 from sptune.cli.figures import echo_tables, progress_bars
 from sptune.errors import UsageError
 
 if TYPE_CHECKING:
     from sptune.data.dialogue import Dialogue
     from sptune.evaluation.candidate_replies import Reranking
+    from sptune.evaluation.generation import GenerationInterrupted
     from sptune.evaluation.result import EvaluationResult
     from sptune.evaluation.run import Settings, Source
     from sptune.model.spt import SPTModel
@@ -119,18 +121,17 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
       sptune evaluate --from runs/test/generations.jsonl --profile standard
     """
     from sptune.evaluation.run import Settings, Source
-    from sptune.model.generate import Decoding
 
     reranking = _reranking(decoding, rerank or [], seed)
     settings = Settings(
         parts=tuple(part.strip() for part in parts.split(",")),  # type: ignore[misc]  # Settings checks its values
         profile=profile,
-        decoding=Decoding(
+        decoding=make_decoding(
             max_new_tokens=max_new_tokens,
             num_beams=beams,
             no_repeat_ngram_size=no_repeat_ngram,
             no_repeat_history_ngram=no_repeat_history_ngram,
-            kind="top1" if reranking else decoding,  # type: ignore[arg-type]
+            kind="top1" if reranking else decoding,
             gate_temperature=gate_temperature,
         ),
         rerank=reranking,
@@ -254,12 +255,18 @@ def _interruptible() -> Iterator[None]:
     try:
         yield
     except GenerationInterrupted as stop:
-        kept = f"they are in {stop.saved}; `sptune evaluate --from {stop.saved}` measures them" if stop.saved else ""
-        typer.echo(f"{stop}; {kept or 'none were kept (--output FOLDER would have)'}", err=True)
+        typer.echo(f"{stop}; {_kept(stop)}", err=True)
         raise typer.Exit(130) from None
     except KeyboardInterrupt:
         typer.echo("interrupted; no figure was finished, nothing was written", err=True)
         raise typer.Exit(130) from None
+
+
+def _kept(stop: GenerationInterrupted) -> str:
+    """What there is of the replies after Ctrl-C."""
+    if stop.saved:
+        return f"they are in {stop.saved}; `sptune evaluate --from {stop.saved}` measures them"
+    return "none were kept (--output FOLDER would have)" if stop.done else "none was finished, so there is none to keep"
 
 
 def _print(result: EvaluationResult, as_json: bool) -> None:

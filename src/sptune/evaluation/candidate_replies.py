@@ -64,17 +64,17 @@ class Sampling:
     def __post_init__(self) -> None:
         """Refuse what cannot be drawn."""
         checks = {
-            "candidates": self.candidates >= 1,
-            "greedy": self.greedy >= 0,
-            "source": self.source in get_args(Source),
-            "temperature": self.temperature > 0,
-            "top_p": 0 < self.top_p <= 1,
-            "prior": self.prior in get_args(Prior),
-            "similarity": self.similarity in get_args(Similarity),
+            "candidates": (self.candidates >= 1, "at least 1"),
+            "greedy": (self.greedy >= 0, "0 or more"),
+            "source": (self.source in get_args(Source), f"one of {', '.join(get_args(Source))}"),
+            "temperature": (self.temperature > 0, "a number above 0"),
+            "top_p": (0 < self.top_p <= 1, "a number above 0 and at most 1"),
+            "prior": (self.prior in get_args(Prior), f"one of {', '.join(get_args(Prior))}"),
+            "similarity": (self.similarity in get_args(Similarity), f"one of {', '.join(get_args(Similarity))}"),
         }
-        for name, good in checks.items():
+        for name, (good, allowed) in checks.items():
             if not good:
-                raise UsageError(f"{name}: {getattr(self, name)!r} is out of range; see `sptune evaluate --help`")
+                raise UsageError(f"{name}: {getattr(self, name)!r} is out of range; give {allowed}")
 
 
 @dataclass(frozen=True, slots=True)

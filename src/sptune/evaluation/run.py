@@ -88,6 +88,10 @@ class Settings:
             raise UsageError(f"profile: {self.profile!r} is not one of {', '.join(PROFILES)}")
         if self.rule not in ("top1", "sample", "random"):
             raise UsageError(f"rule: {self.rule!r} is not one of top1, sample, random")
+        if self.prompt is not None and self.rule != "top1":
+            raise UsageError(
+                f"rule: {self.rule} chooses nothing where prompt {self.prompt} is forced; leave one of them out"
+            )
         for name, number in (("limit", self.limit), ("token_budget", self.token_budget)):
             if number is not None and number < 1:
                 raise UsageError(f"{name}: {number} is too small; give at least 1")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -22,6 +22,38 @@ if TYPE_CHECKING:
 
     from sptune.data.dialogue import Dialogue
     from sptune.model.spt import SPTModel
+
+
+# Field of `Decoding` -> what it may be, and that in words; comparisons with NaN are false.
+RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "max_new_tokens": (lambda count: count >= 1, "at least 1"),
+    "temperature": (lambda value: value >= 0, "0 or more"),
+    "top_p": (lambda share: 0 < share <= 1, "above 0 and at most 1"),
+    "num_beams": (lambda count: count >= 1, "at least 1"),
+    "no_repeat_ngram_size": (lambda size: size >= 0, "0 or more"),
+    "no_repeat_history_ngram": (lambda size: size >= 0, "0 or more"),
+    "gate_temperature": (lambda value: value is None or value > 0, "above 0"),
+}
+
+
+def check_range(field: str, value: Any, *, option: str | None = None) -> None:
+    """Refuse a value that no decoder takes.
+
+    Args:
+        field: of `Decoding`.
+        value: its value.
+        option: what the user knows it by; the field where None.
+
+    Raises:
+        UsageError: out of range; names the option and the range.
+
+    >>> check_range("num_beams", 0, option="--beams")
+    Traceback (most recent call last):
+    sptune.errors.UsageError: --beams: 0 is out of range; give a number that is at least 1
+    """
+    good, allowed = RANGES.get(field, (lambda _: True, ""))
+    if not good(value):
+        raise UsageError(f"{option or field}: {value} is out of range; give a number that is {allowed}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +85,8 @@ class Decoding:
 
     def __post_init__(self) -> None:
         """Refuse values that no decoder takes."""
-        checks = {
-            "max_new_tokens": self.max_new_tokens >= 1,
-            "temperature": self.temperature >= 0,
-            "top_p": 0 < self.top_p <= 1,
-            "num_beams": self.num_beams >= 1,
-            "no_repeat_ngram_size": self.no_repeat_ngram_size >= 0,
-            "no_repeat_history_ngram": self.no_repeat_history_ngram >= 0,
-            "gate_temperature": self.gate_temperature is None or self.gate_temperature > 0,
-        }
-        for name, good in checks.items():
-            if not good:
-                raise UsageError(f"{name}: {getattr(self, name)} is out of range; see `sptune chat --help`")
+        for name in RANGES:
+            check_range(name, getattr(self, name))
         if self.kind is not None and self.kind not in get_args(Mixture):
             raise UsageError(f"kind: {self.kind!r} is not one of {', '.join(get_args(Mixture))}")
         if self.num_beams > 1 and self.kind not in (None, "top1"):
