@@ -131,7 +131,7 @@ def test_a_weight_of_0_makes_a_response_history(reading: Reader) -> None:
 def test_any_other_weight_is_refused(reading: Reader, weight: object, shown: str) -> None:
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "A", "weight": weight}]
     [problem] = reading({"messages": messages}).problems
-    assert (problem.code, problem.message) == ("wrong-type", f"messages[1].weight is {shown}, not 0 or 1")
+    assert (problem.code, problem.message) == ("wrong-weight", f"messages[1].weight is {shown}, not 0 or 1")
 
 
 def test_a_last_user_message_is_dropped_with_a_warning(reading: Reader) -> None:
@@ -156,6 +156,8 @@ def with_message(**message: Any) -> dict[str, Any]:
         (talk(messages="hi"), "wrong-type", "messages is a string"),
         (talk(messages=["hi"]), "wrong-type", "messages[0] is a string"),
         (talk(messages=[{"role": "user"}]), "missing-key", "messages[0] has no 'content'"),
+        (talk(messages=[{"role": "user", "content": None}]), "wrong-type", "messages[0].content is null, not a string"),
+        (talk(messages=[{"role": None, "content": "hi"}]), "unknown-role", "messages[0].role is null, not one of"),
         (talk(messages=[{}]), "missing-key", "no 'role' and no 'content'"),
         (talk(messages=[]), "no-turns", "messages"),
         (talk(messages=said("hi")), "no-turns", "messages"),

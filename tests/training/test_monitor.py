@@ -75,6 +75,13 @@ def test_collapse_is_told_with_the_prompt_the_share_and_what_to_try():
     assert "losses.balance_weight" in warning
 
 
+def test_what_the_run_has_already_is_not_proposed():
+    (warning,) = Monitor(centred=True, responsibility=True).warnings(COLLAPSED, progress=0.5)
+    assert " Try retriever.keys=clusters, " in warning
+    assert "retriever.centre" not in warning
+    assert "losses.update" not in warning
+
+
 def test_alike_prompts_are_told_with_the_figure_and_what_to_try():
     (warning,) = Monitor().warnings(ALIKE, progress=0.5)
     assert "the prompts stay alike" in warning
@@ -122,7 +129,7 @@ def test_the_advice_names_keys_that_exist():
     known = known_keys(Recipe)
     for warning in Monitor().warnings(replace(COLLAPSED, specialisation=0.0), progress=1):
         named = {
-            word.split("=")[0].strip(",.") for word in warning.split() if word.count(".") >= 1 and word[0].isalpha()
+            word.split("=")[0].strip(",.;") for word in warning.split() if word.count(".") >= 1 and word[0].isalpha()
         }
         keys = {word for word in named if word.split(".")[0] in ("losses", "retriever", "training", "prompts")}
         assert keys

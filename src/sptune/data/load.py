@@ -175,7 +175,9 @@ def _read_file(
 ) -> tuple[str, list[Draft]]:
     """The format of a file, and what its reader found."""
     if os.path.isdir(source):
-        raise DataError(f"{name} is a folder; name a file in it, or use format=hub for a folder in datasets format")
+        raise DataError(
+            f"{name} is a folder; name a file in it, or use --format hub (data.format in a recipe) for a folder in datasets format"
+        )
     if not os.path.exists(source):
         hint = f", or get it: {_CONVAI2_SOURCE}" if _CONVAI2_NAME.fullmatch(source.name) else ""
         raise DataError(f"{name}: no such file; check the path{hint}")
@@ -219,14 +221,16 @@ def _detect(head: str, name: str) -> str:
             return kind
         raise DataError(
             f'{name} is JSON without "messages" or "conversations", and not in the columns of a known data set '
-            "(docs/data.md); add one, or force it with format="
+            "(docs/data.md); add one, or force a format with --format (data.format in a recipe)"
         )
     if convai2.looks_like(head):
         return "convai2"
     if kind := layout_of_text(head):
         return kind
     known = ", ".join(FORMATS[1:])
-    raise DataError(f"{name}: the format cannot be told from its beginning; force it with format= ({known})")
+    raise DataError(
+        f"{name}: the format cannot be told from its beginning; force it with --format (data.format in a recipe): {known}"
+    )
 
 
 def _refusal(name: str, result: ReadResult) -> str:

@@ -130,7 +130,7 @@ class _Reading:
         if not isinstance(item, dict):
             self.fault("wrong-type", f"{place} is {kind_of(item)}, not an object")
             return
-        missing = [key for key in (self.form.role, self.form.text) if item.get(key) is None]
+        missing = [key for key in (self.form.role, self.form.text) if key not in item]
         if missing:
             self.fault("missing-key", f"{place} has no {' and no '.join(map(repr, missing))}")
             return
@@ -152,7 +152,7 @@ class _Reading:
         """Whether a message is an example: `weight` as OpenAI's fine-tuning files have it, 1 (or absent) or 0."""
         if value is not None and value not in (0, 1):
             bad = repr(value)[:20] if isinstance(value, int | float) else kind_of(value)
-            self.fault("wrong-type", f"{place} is {bad}, not 0 or 1")
+            self.fault("wrong-weight", f"{place} is {bad}, not 0 or 1")
         return value != 0
 
     def _candidates(self, value: object, place: str) -> tuple[str, ...]:

@@ -39,7 +39,7 @@ CODES: dict[str, Code] = {
     "turn-before-persona": Code(
         "error",
         "a turn before any persona, in a file that has personas",
-        "put the persona lines first, or read with persona=none",
+        "put the persona lines first, or read with --persona none (data.persona=none)",
     ),
     "late-persona": Code("error", "a persona after the first turn", "put the persona before the first turn"),
     "gold-missing": Code(
@@ -50,9 +50,14 @@ CODES: dict[str, Code] = {
     ),
     "missing-key": Code("error", "a key that is needed and absent", "add the key"),
     "wrong-type": Code("error", "a value of the wrong JSON type", "use the type named"),
+    "wrong-weight": Code(
+        "error", "a weight that is neither 0 nor 1", "write 1 (or nothing) to learn the message, 0 for history only"
+    ),
     "unknown-role": Code("error", "a speaker that is not known", "use one of the roles named"),
     "no-persona": Code(
-        "warning", "a dialogue or a file without the persona asked for", "add a persona, or read with persona=none"
+        "warning",
+        "a dialogue or a file without the persona asked for",
+        "add a persona, or read with --persona none (data.persona=none)",
     ),
     "blank-persona": Code("warning", "a persona sentence without text; it is dropped", "write or remove the sentence"),
     "several-labels": Code(

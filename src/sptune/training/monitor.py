@@ -48,9 +48,22 @@ class Monitor:
 
     Args:
         window: how many contexts the figures are of.
+        centred: the run has `retriever.centre=true` already, so that no warning proposes it.
+        clusters: likewise `retriever.keys=clusters`.
+        responsibility: likewise `losses.update=responsibility`.
     """
 
-    def __init__(self, window: int = 512) -> None:
+    def __init__(
+        self, window: int = 512, *, centred: bool = False, clusters: bool = False, responsibility: bool = False
+    ) -> None:
+        tips = {
+            "retriever.centre=true": not centred,
+            "retriever.keys=clusters": not clusters,
+            "losses.update=responsibility": not responsibility,
+            "a smaller losses.selection.teacher_temperature": True,
+            "a larger losses.contrastive.weight": True,
+        }
+        self._tips = [tip for tip, is_new in tips.items() if is_new]
         self._scores: deque[Tensor] = deque(maxlen=window)
         self._nll: deque[Tensor] = deque(maxlen=window)
         self._warned: set[str] = set()
@@ -83,9 +96,8 @@ class Monitor:
         if share >= COLLAPSE_SHARE:
             k = figures.usage.index(share)
             found["collapse"] = (
-                f"the retriever has collapsed: {share:.0%} of contexts choose prompt {k}. Try retriever.centre=true, "
-                "retriever.keys=clusters, a larger losses.contrastive.weight, a smaller losses.selection.teacher_temperature, or "
-                "losses.update=responsibility; with losses.objective=expected or mixture, a larger losses.balance_weight"
+                f"the retriever has collapsed: {share:.0%} of contexts choose prompt {k}. Try {', '.join(self._tips[:-1])}, "
+                f"or {self._tips[-1]}; with losses.objective=expected or mixture, a larger losses.balance_weight"
             )
         if progress >= 0.3 and figures.specialisation < ALIKE_NATS:
             found["alike"] = (

@@ -93,7 +93,11 @@ class SPTTrainer(Trainer):
         self.sequences = encode_all(model, train)
         self.validation = list(validation)
         self.metrics = MetricsLog(self.folder / "metrics.jsonl")
-        self.monitor = Monitor()
+        self.monitor = Monitor(
+            centred=centre or model.retriever.reading.rank is not None,  # whitening always centres
+            clusters=clusters,
+            responsibility=losses.update == "responsibility",
+        )
         self.warnings: list[str] = []
         self._sums = StepSums()
         self._step = -1
