@@ -12,7 +12,15 @@ from torchmetrics.functional.text.bert import bert_score
 from transformers import BertTokenizerFast, GPT2Config, GPT2Model, PreTrainedTokenizerFast
 
 from sptune.errors import ModelError
-from sptune.evaluation.metrics.bertscore import BertScore, Encoder, bertscore, bertscores, load_encoder, tuned_layer
+from sptune.evaluation.metrics.bertscore import (
+    BertScore,
+    Encoder,
+    bertscore,
+    bertscores,
+    is_here,
+    load_encoder,
+    tuned_layer,
+)
 
 PREDICTIONS = ["i like to sail boats", "hello", "my dog is old . we go out", "cats", "we go"]
 REFERENCES = ["my dog", "i like cats and boats a lot", "hello", "cats", "we go out a lot"]
@@ -93,6 +101,21 @@ def test_the_layer_is_the_one_told(encoder: Encoder) -> None:
 def test_an_encoder_that_is_not_here_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="nowhere"):
         load_encoder(str(tmp_path / "nowhere"))
+
+
+def test_an_encoder_is_looked_for_without_being_loaded(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert is_here(str(folder))
+    for missing in (tmp_path, tmp_path / "nowhere", "owner/never-downloaded", "no//id"):
+        assert not is_here(str(missing))
+    cached = tmp_path / "models--owner--name"
+    (cached / "snapshots" / "abc").mkdir(parents=True)
+    (cached / "snapshots" / "abc" / "config.json").write_text("{}")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("abc")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert is_here("owner/name"), "a download"
 
 
 def test_a_model_that_is_no_encoder_is_refused(folder: Path, tmp_path: Path) -> None:
