@@ -127,13 +127,29 @@ def test_empty_replies_are_counted() -> None:
     assert report.values["f1"] == pytest.approx(50.0)
 
 
+NEW = ("candidate", "score", "bertscore", "unfinished")
+
+
+def test_a_reply_that_a_stop_ends_is_not_unfinished(
+    model: SPTModel, dialogues: Dialogues, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = choose_prompts(model, dialogues)
+    assert model.stops == ()
+    free = generate_replies(model, turns, decoding=SHORT)
+    assert [one.unfinished for one in free] == [one.tokens == SHORT.max_new_tokens for one in free]
+    monkeypatch.setattr(model, "stops", (free[0].prediction[2],))
+    stopped = generate_replies(model, turns, decoding=SHORT)
+    assert (stopped[0].tokens, stopped[0].unfinished) == (SHORT.max_new_tokens, False)
+    assert stopped[0].prediction == free[0].prediction[:2].strip()
+
+
 def test_replies_survive_the_file(tmp_path: Path) -> None:
     odd = 'tab\there, \u2028 separator, \x85 next line, \u00fc, \U0001f426, "quotes"\nand a break'
     said = Generation("a", 0, (odd, ""), odd, odd, odd, 1, (0.1, 1 / 3), 0.1, 4)
     path = tmp_path / "new" / "generations.jsonl"
     write_records(path, [said, replace(said, prediction="")])
     assert read_records(path, Generation) == [said, replace(said, prediction="")]
-    older = {name: value for name, value in asdict(said).items() if name not in ("candidate", "score", "bertscore")}
+    older = {name: value for name, value in asdict(said).items() if name not in NEW}
     path.write_text(json.dumps(older), encoding="utf-8")  # as it was before there were candidates, and scores of each
     assert read_records(path, Generation) == [said]
     write_records(path, [said, said])

@@ -25,7 +25,8 @@ from typer.testing import CliRunner
 from sptune.cli.main import app
 from sptune.errors import DataError
 from sptune.evaluation.generation import Generation
-from sptune.evaluation.result import load_result
+from sptune.evaluation.records import read_records, write_records
+from sptune.evaluation.result import GENERATIONS_NAME, load_result
 from sptune.report import figures, write_report
 from sptune.report.closing import shown_folder
 from sptune.report.differences import comparable, differences
@@ -181,6 +182,17 @@ def test_samples_show_context_persona_and_every_reply(run: Path) -> None:
     for part in ("question 0 ?", "i mend clocks . i have a sister .", HUMAN[0], "bare model", "SPT", "k1"):
         assert part in first
     assert "prompt 0, score 1.00; the best other is prompt 1, 0.49" in first
+
+
+@pytest.mark.parametrize("unfinished", [True, False, None])
+def test_only_replies_that_nothing_ended_are_called_cut(tmp_path: Path, unfinished: bool | None) -> None:
+    write_evaluation(tmp_path, "spt")
+    path = tmp_path / "evaluation" / "spt" / GENERATIONS_NAME
+    spoken = [replace(one, tokens=32, unfinished=unfinished) for one in read_records(path, Generation)]
+    write_records(path, spoken)
+    text = markdown_of(tmp_path)
+    assert text.count("cut at 32 tokens") == (MOST_SAMPLES if unfinished else 0)
+    assert (f"{len(spoken)} of {len(spoken)} replies came to no end within 32 tokens" in text) == bool(unfinished)
 
 
 def test_how_to_go_on_names_commands_with_relative_paths(run: Path) -> None:

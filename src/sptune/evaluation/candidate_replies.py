@@ -10,6 +10,7 @@ import torch
 
 from sptune.errors import UsageError
 from sptune.evaluation.batches import padded_batches, sharing_batches
+from sptune.evaluation.generation import is_unfinished
 from sptune.evaluation.priors import Prior, Priors
 from sptune.evaluation.rerank import (
     Candidate,
@@ -213,6 +214,7 @@ class _Maker:
                 prior_logprobs=priors[text],
                 consensus=agreed,
                 persona_recall=recalled(text, turn.dialogue.persona),
+                unfinished=is_unfinished(self.model, tokens, self.rules.max_new_tokens),
             )
 
     @staticmethod

@@ -34,10 +34,11 @@ class Generation:
         prompt: number of the prompt that spoke.
         scores: K scores of the prompts.
         margin: best score minus second best.
-        tokens: new tokens that were generated, before the cut; `max_new_tokens` of them is a reply that came to no end.
+        tokens: new tokens that were generated, before the cut.
         candidate: number of the candidate that was chosen, of the turn's line in `candidates.jsonl`; None without candidates.
         score: its score.
         bertscore: percent; None where no encoder was named.
+        unfinished: whether it came to no end within `max_new_tokens`, neither by an end token nor at a stop; None in older files.
     """
 
     dialogue: str
@@ -53,6 +54,7 @@ class Generation:
     candidate: int | None = None
     score: float | None = None
     bertscore: BertScore | None = None
+    unfinished: bool | None = None
 
 
 class GenerationInterrupted(KeyboardInterrupt):
@@ -149,7 +151,13 @@ def chosen_reply(turn: TurnCandidates, weights: RerankWeights) -> Generation:
         tokens=best.generated,
         candidate=choice.index,
         score=choice.score,
+        unfinished=best.unfinished,
     )
+
+
+def is_unfinished(model: SPTModel, tokens: Sequence[int], most: int) -> bool:
+    """Whether a reply of these new tokens was cut at `most`. Generation goes on past stop texts, which end a reply all the same."""
+    return len(tokens) >= most and not any(stop in model.decode(tokens) for stop in model.stops)
 
 
 def measure(
@@ -181,10 +189,13 @@ def _reply(model: SPTModel, turns: Sequence[ChosenTurn], decoding: Decoding) -> 
         for turn in turns
     ]
     made = generate_tokens(model, contexts, decoding=decoding)
-    return [_generation(turn, model.text(tokens), len(tokens)) for turn, tokens in zip(turns, made, strict=True)]
+    return [
+        _generation(turn, model.text(tokens), len(tokens), is_unfinished(model, tokens, decoding.max_new_tokens))
+        for turn, tokens in zip(turns, made, strict=True)
+    ]
 
 
-def _generation(turn: ChosenTurn, prediction: str, tokens: int) -> Generation:
+def _generation(turn: ChosenTurn, prediction: str, tokens: int, unfinished: bool) -> Generation:
     return Generation(
         dialogue=turn.dialogue.id,
         turn=turn.span.turn,
@@ -196,6 +207,7 @@ def _generation(turn: ChosenTurn, prediction: str, tokens: int) -> Generation:
         scores=turn.selection.scores,
         margin=turn.selection.margin,
         tokens=tokens,
+        unfinished=unfinished,
     )
 
 

@@ -50,6 +50,7 @@ class Candidate:
             model; None where it was not asked for.
         consensus: mean similarity to the turn's other candidates, 0..1.
         persona_recall: share of the persona's content words that it holds, 0..1.
+        unfinished: whether it came to no end, as in `Generation`.
     """
 
     text: str
@@ -63,6 +64,7 @@ class Candidate:
     prior_logprobs: tuple[float, ...] | None
     consensus: float
     persona_recall: float
+    unfinished: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

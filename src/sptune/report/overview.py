@@ -97,7 +97,7 @@ def _reply_warnings(run: RunFolder) -> Iterator[str]:
             "judge diversity by the adjusted figures."
         )
     most = (run.main.result.settings.get("decoding") or {}).get("max_new_tokens")
-    cut = sum(one.tokens >= most for one in run.main.generations) if isinstance(most, int) else 0
+    cut = sum(bool(one.unfinished) for one in run.main.generations)
     if cut > _CUT_SHARE * len(run.main.generations):
         yield f"{cut} of {len(run.main.generations)} replies came to no end within {most} tokens, and are cut there."
 

@@ -75,6 +75,6 @@ def _detail(one: Evaluated, found: Generation) -> str:
         chosen = f"prompt {found.prompt}, score {found.scores[found.prompt]:.2f}"
         parts.append(f"{chosen}; the best other is prompt {other}, {score:.2f}")
     most = (one.result.settings.get("decoding") or {}).get("max_new_tokens")
-    if isinstance(most, int) and found.tokens >= most:
-        parts.append(f"cut at {most} tokens")
+    if found.unfinished:
+        parts.append(f"cut at {most} tokens" if isinstance(most, int) else "cut at the limit")
     return "; ".join(parts)
