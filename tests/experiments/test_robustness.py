@@ -192,6 +192,7 @@ def test_the_report_names_every_condition_and_metric(result: tuple[RobustnessRes
     assert "(plots/robustness.png)" in text
     for word in ("typos", "history", "noise-5", "perplexity, prompt kept", "hits@1, %", "F1, %", "DIST-2, %"):
         assert word in text
+    assert f"The test data has {found.data.dialogues} dialogues: with fewer than 20 all intervals are rough." in text
     said = list(sentences(found))
     assert said[0].startswith("The choice of prompt moves most under noise-5")
     choice, metrics = tables(found)

@@ -135,6 +135,15 @@ def test_differences_have_sign_share_verdict_and_interval(run: Path) -> None:
     assert re.fullmatch(expected, cell)
 
 
+def test_without_an_interval_nothing_is_called_better_or_worse(run: Path) -> None:
+    text = (run / "report.md").read_text(encoding="utf-8")
+    [table] = [part for part in text.split("\n\n") if part.startswith("|  | bare model")]
+    judged = [cells[4] for cells in rows_of(table).values() if "better" in cells[4] or "worse" in cells[4]]
+    assert judged
+    assert all("[" in cell for cell in judged)
+    assert "The test data has 3 dialogues: with fewer than 20 all intervals are rough." in text
+
+
 def test_further_evaluations_are_compared_with_their_interval(run: Path) -> None:
     text = (run / "report.md").read_text(encoding="utf-8")
     assert "SPT − k1" in text

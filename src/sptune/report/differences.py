@@ -22,6 +22,7 @@ Differences: TypeAlias = dict[str, BootstrapResult]
 
 SAMPLES = 1000
 LEVEL = 0.95
+ENOUGH = 20  # dialogues; intervals over fewer are rough
 
 
 def differences(a: Evaluated, b: Evaluated) -> Differences:
@@ -36,6 +37,13 @@ def differences(a: Evaluated, b: Evaluated) -> Differences:
         left out: all of them where the evaluations are of different turns, or of fewer than two dialogues.
     """
     return _of_likelihood(a.turns, b.turns) | _of_replies(a, b)
+
+
+def rough_intervals(dialogues: int) -> str | None:
+    """What to say of intervals over so few test dialogues; None where they are enough."""
+    if dialogues >= ENOUGH:
+        return None
+    return f"The test data has {dialogues} dialogues: with fewer than {ENOUGH} all intervals are rough."
 
 
 def comparable(a: Evaluated, b: Evaluated) -> list[str]:

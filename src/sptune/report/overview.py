@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sptune.config import LossesSection, Recipe, RetrieverSection
-from sptune.report.differences import Differences, comparable
+from sptune.report.differences import Differences, comparable, rough_intervals
 from sptune.report.document import Block, Row, Section, Table, Tile, Tiles, Warnings, table_row
 from sptune.report.results import label_of, result_tiles
 from sptune.report.run_folder import MAIN, RunFolder
@@ -62,6 +62,9 @@ def find_warnings(run: RunFolder) -> Iterator[str]:
     yield from _selection_warnings(run)
     if run.main:
         yield from _reply_warnings(run)
+        data = run.main.result.data
+        if data and len(run.evaluations) > 1 and (rough := rough_intervals(data.dialogues)):
+            yield rough
         for name, one in run.evaluations.items():
             differ = comparable(run.main, one) if name != MAIN else []
             if differ:

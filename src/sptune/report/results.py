@@ -49,8 +49,8 @@ def results_section(run: RunFolder, found: Differences, plot: Block | None) -> S
     if found or against:
         blocks.append(
             Paragraph(
-                "Small numbers are the 95% interval of the difference, from a paired bootstrap over whole dialogues; "
-                "where it holds 0, chance alone may explain the difference."
+                "With a difference stands its 95% interval where it has one, from a paired bootstrap over whole dialogues. "
+                "Better and worse are said only of differences whose interval leaves out 0: chance alone may explain the others."
             )
         )
     if plot:
@@ -167,8 +167,8 @@ def _difference(
         return Cell("–")
     change = 100 * (value - other) / other if other > 0 else math.inf
     share = f" ({signed(change, 0)}%)" if abs(change) < _LARGE_CHANGE else ""
-    unclear = chance is not None and chance.low <= 0 <= chance.high
-    judged = "plain" if unclear else tone(value, other, human, spec)
+    clear = chance is not None and not chance.low <= 0 <= chance.high
+    judged = tone(value, other, human, spec) if clear else "plain"
     return Cell(f"{signed(value - other, spec.decimals)}{share}", judged, _interval(chance, spec))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from sptune.evaluation.scoring import Likelihood
 from sptune.model.figures import SelectionFigures
-from sptune.report.document import Block, Bullets, Paragraph, Section, Tile, Tone
+from sptune.report.document import Block, Bullets, Paragraph, Section, Tile
 from sptune.report.plots.score_map import TurnScores
 from sptune.report.run_folder import Evaluated, RunFolder
 
@@ -52,12 +52,8 @@ def selection_tile(run: RunFolder) -> list[Tile]:
         return []
     single = best_single_share(turn_scores(found.evaluated)) if found.evaluated else None
     against = f"by chance {1 / len(found.figures.usage):.0%}"
-    if single is None:
-        return [Tile("Best prompt chosen", f"{found.figures.agreement:.0%}", against)]
-    judged: Tone = "better" if found.figures.agreement > single else "worse"
-    return [
-        Tile("Best prompt chosen", f"{found.figures.agreement:.0%}", f"{against}, always the same {single:.0%}", judged)
-    ]
+    against += f", always the same {single:.0%}" if single is not None else ""
+    return [Tile("Best prompt chosen", f"{found.figures.agreement:.0%}", against)]
 
 
 def selection_sentences(figures: SelectionFigures, one: Evaluated | None = None) -> list[str]:

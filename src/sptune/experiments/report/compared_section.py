@@ -10,7 +10,7 @@ from sptune.evaluation.result import EvaluationResult
 from sptune.experiments.report.folder import Comparison
 from sptune.experiments.report.system import System
 from sptune.experiments.report.writing import DASH, listed
-from sptune.report.differences import comparable
+from sptune.report.differences import comparable, rough_intervals
 from sptune.report.document import Block, Bullets, Paragraph, Row, Section, Table, Warnings, table_row
 
 BUDGET_TOLERANCE = 0.1  # training tokens may differ by so much before it is told
@@ -121,5 +121,5 @@ def _system_warnings(comparison: Comparison) -> Iterator[str]:
             yield f"{system.name} cannot be compared with {reference.name}: they do not share {listed(sorted(differ))}."
     yield from _budget_warnings(comparison, reference)
     data = base.result.data
-    if data and data.dialogues < 20:
-        yield f"The test data has {data.dialogues} dialogues: with fewer than 20 all intervals are rough."
+    if data and (rough := rough_intervals(data.dialogues)):
+        yield rough

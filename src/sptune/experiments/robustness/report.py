@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from sptune.evaluation.table import Table as TextTable
 from sptune.experiments.robustness.movement import KEPT
 from sptune.files import write_atomically, write_text
-from sptune.report.document import Bullets, Cell, Document, Paragraph, Plot, Row, Section, Table, table_row
+from sptune.report.differences import rough_intervals
+from sptune.report.document import Bullets, Cell, Document, Paragraph, Plot, Row, Section, Table, Warnings, table_row
 from sptune.report.markdown import to_markdown
 from sptune.report.metric_specs import GROUPS
 
@@ -67,6 +68,7 @@ def write_report(folder: Path, result: RobustnessResult) -> None:
 
 def make_document(result: RobustnessResult, plot_width: float | None = None) -> Document:
     """What the report says; with the plot where its width is given."""
+    rough = rough_intervals(result.data.dialogues)
     plot = Plot(
         PLOT_NAME,
         "What each disturbance moves",
@@ -75,7 +77,7 @@ def make_document(result: RobustnessResult, plot_width: float | None = None) -> 
         plot_width or 0.0,
     )
     sections = [
-        Section("In short", (Bullets(tuple(sentences(result))),)),
+        Section("In short", (Bullets(tuple(sentences(result))), *([Warnings((rough,))] if rough else []))),
         Section("What moves", (*((plot,) if plot_width else ()), *_report_tables(result))),
         Section("The conditions", (_meanings(result),)),
     ]
