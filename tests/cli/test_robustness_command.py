@@ -78,6 +78,18 @@ def test_a_test_from_tables_to_files(adapter: Path, data: Path, tmp_path: Path) 
     done(adapter, *options, "--force")
 
 
+def test_a_folder_of_something_else_is_refused(adapter: Path, data: Path, tmp_path: Path) -> None:
+    options = ("--data", data, "--split", "1:2", "--perturb", "case", "--noise", "none", "--output", tmp_path)
+    (tmp_path / "evaluation.json").write_text("{}")
+    for more in ((), ("--force",)):
+        problem = error(adapter, *options, *more)
+        assert isinstance(problem, UsageError)
+        assert f"--output: {tmp_path} holds evaluation.json" in str(problem)
+    (tmp_path / "evaluation.json").unlink()
+    (tmp_path / "clean").mkdir()  # as an interrupted test leaves it
+    done(adapter, *options)
+
+
 def test_the_seed_decides_and_json_is_json(adapter: Path, data: Path) -> None:
     options = ("--data", data, "--perturb", "none", "--noise", "1,2", "--json")
     first, again, other = (

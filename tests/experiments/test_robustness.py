@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -196,7 +197,12 @@ def test_the_report_names_every_condition_and_metric(result: tuple[RobustnessRes
     said = list(sentences(found))
     assert said[0].startswith("The choice of prompt moves most under noise-5")
     choice, metrics = tables(found)
-    assert len(choice.rows) == len(metrics.rows) == len(found.conditions)
+    assert (
+        [row[0] for row in choice.rows]
+        == [row[0] for row in metrics.rows]
+        == ["clean input", *(one.name for one in found.conditions)]
+    )
+    assert metrics.rows[0][1:] == tuple(f"{moved.clean:.2f}" for moved in found.conditions[0].metrics.values())
     assert all(len(row) == len(table.columns) for table in (choice, metrics) for row in table.rows)
 
 
@@ -209,10 +215,25 @@ def test_what_rounds_to_nothing_has_no_minus_and_what_is_rare_is_not_said_to_be_
     hair = MetricMovement(20.0, 19.999, -0.001, -0.002, -0.0005, 0.01)
     small = replace(found, conditions=(replace(one, choice=replace(one.choice, changed=0.003), metrics={"f1": hair}),))
     [_, table] = tables(small)
-    assert table.rows[0][1] == "+0.00 [+0.00, +0.00]"
+    assert table.rows[1][1] == "+0.00 [+0.00, +0.00]"
     text = to_markdown(make_document(small))
     assert "-0.00" not in text
     assert "(0.3% of the turns)" in text
+
+
+def test_where_nothing_moves_that_is_said(result: tuple[RobustnessResult, Path]) -> None:
+    found = result[0]
+    still = MetricMovement(20.0, 20.0, 0.0, 0.0, 0.0, 1.0)
+    conditions = [
+        replace(one, choice=one.choice and replace(one.choice, changed=0.0), metrics={"perplexity": still, KEPT: still})
+        for one in found.conditions
+    ]
+    first, _, last = sentences(replace(found, conditions=tuple(conditions)))
+    assert first == "No disturbance moves the choice of prompt, on any turn."
+    assert last == "No disturbance raises perplexity, 20.00 on the clean input."
+    one = next(one for one in found.conditions if one.choice and one.choice.changed)
+    alone = next(sentences(replace(found, conditions=(one,))))
+    assert re.fullmatch(rf"Another prompt is chosen under {one.name} \([\d.]+% of the turns\)\.", alone)
 
 
 def test_one_prompt_leaves_nothing_to_choose(tiny_model: Maker, talks: list[Dialogue]) -> None:

@@ -76,7 +76,7 @@ def robustness(  # noqa: PLR0913, PLR0917 - one parameter an option
     from sptune.evaluation.run import Settings as EvaluationSettings
     from sptune.evaluation.run import Source
     from sptune.experiments.robustness.perturbation import NAMES
-    from sptune.experiments.robustness.run import RESULT_NAME, Settings, run
+    from sptune.experiments.robustness.run import Settings, run
     from sptune.model.generate import Decoding
     from sptune.model.spt import SPTModel
 
@@ -95,14 +95,32 @@ def robustness(  # noqa: PLR0913, PLR0917 - one parameter an option
     )
     if dtype not in DTYPES:
         raise UsageError(f"--dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
-    if output and (output / RESULT_NAME).exists() and not force:
-        raise UsageError(f"--output: {output / RESULT_NAME} exists; use --force to replace it, or name another folder")
+    if output:
+        _check_free(output, force)
     dialogues = load_dialogues(data, format=format, persona=persona, on_error=on_error, split=split)
     model = SPTModel.from_pretrained(adapter, base=base, dtype=dtype, device=device)  # type: ignore[arg-type]
     source = Source(adapter, data, split, persona)
     with progress_bars() as progress:
         result = run(model, dialogues, settings=settings, source=source, output=output, progress=progress)
     _show(result, output, as_json)
+
+
+def _check_free(output: Path, force: bool) -> None:
+    """Refuse a folder that holds a test, unless it may be replaced, or anything else."""
+    from sptune.experiments.robustness.report import PLOTS_NAME, REPORT_NAME
+    from sptune.experiments.robustness.run import RESULT_NAME, is_condition
+
+    if (output / RESULT_NAME).exists():
+        if not force:
+            raise UsageError(
+                f"--output: {output / RESULT_NAME} exists; use --force to replace it, or name another folder"
+            )
+        return
+    names = sorted(path.name for path in output.iterdir()) if output.is_dir() else []
+    own = (PLOTS_NAME, REPORT_NAME)  # an interrupted test leaves folders of conditions
+    other = next((name for name in names if name not in own and not is_condition(name)), None)
+    if other:
+        raise UsageError(f"--output: {output} holds {other}, which is of no robustness test; name a folder of its own")
 
 
 def _listed(text: str) -> tuple[str, ...]:

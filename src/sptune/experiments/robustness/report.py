@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from sptune.experiments.robustness.movement import MetricMovement
     from sptune.experiments.robustness.result import Condition, RobustnessResult
 
-REPORT_NAME, PLOT_NAME = "report.md", "robustness"
+REPORT_NAME, PLOTS_NAME, PLOT_NAME = "report.md", "plots", "robustness"
+_CLEAN = "clean input"
+_SMALLEST = 0.005  # of a difference: less rounds to nothing
 
 LABELS = {spec.key: spec.label for specs in GROUPS.values() for spec in specs} | {
     "perplexity": "perplexity",
@@ -40,12 +42,12 @@ def caption(result: RobustnessResult) -> str:
 def tables(result: RobustnessResult) -> list[TextTable]:
     """What moved, for a terminal: choices, then the metrics."""
     made = []
-    if choices := [_choice_cells(one) for one in result.conditions if one.choice]:
+    if choices := _choices(result):
         made.append(TextTable("Choice of prompt", ("", *_CHOICE_COLUMNS), tuple(choices)))
     if metrics := _metrics(result):
-        rows = tuple((one.name, *(_difference(one.metrics[name]) for name in metrics)) for one in result.conditions)
+        rows = [(one.name, *(_difference(one.metrics[name]) for name in metrics)) for one in result.conditions]
         title = "Difference from the clean input, with 95% interval"
-        made.append(TextTable(title, ("", *(LABELS[name] for name in metrics)), rows))
+        made.append(TextTable(title, ("", *(LABELS[name] for name in metrics)), (_clean(result), *rows)))
     return made
 
 
@@ -61,7 +63,7 @@ def write_report(folder: Path, result: RobustnessResult) -> None:
     figure = plot_movements(result.conditions, theme=LIGHT)
     if figure:
         picture = png(figure)
-        write_atomically(folder / "plots" / f"{PLOT_NAME}.png", partial(_write, picture))
+        write_atomically(folder / PLOTS_NAME / f"{PLOT_NAME}.png", partial(_write, picture))
     width = figure.get_figwidth() if figure else None
     write_text(folder / REPORT_NAME, to_markdown(make_document(result, width)))
 
@@ -88,21 +90,32 @@ def sentences(result: RobustnessResult) -> Iterator[str]:
     """The main findings in plain words."""
     chosen = [one for one in result.conditions if one.choice]
     if chosen:
-        most = max(chosen, key=lambda one: one.choice.changed if one.choice else 0.0)
-        least = min(chosen, key=lambda one: one.choice.changed if one.choice else 0.0)
-        yield f"The choice of prompt moves most under {_changed(most)}, least under {_changed(least)}."
+        yield _most_and_least(chosen)
         shares = ", ".join(f"{share:.0%}" for share in result.usage)
         yield f"On the clean input the prompts are chosen for {shares} of the turns."
     scored = [one for one in result.conditions if "perplexity" in one.metrics]
     if scored:
         worst = max(scored, key=lambda one: one.metrics["perplexity"].difference)
         moved, kept = worst.metrics["perplexity"], worst.metrics[KEPT]
+        if moved.difference < _SMALLEST:
+            yield f"No disturbance raises perplexity, {moved.clean:.2f} on the clean input."
+            return
         said = f"Perplexity is worst under {worst.name}: {moved.disturbed:.2f}, against {moved.clean:.2f} of the clean input"
         yield (
             f"{said}; with the prompts that the clean input chose it would be {kept.disturbed:.2f}."
             if chosen
             else f"{said}."
         )
+
+
+def _most_and_least(chosen: list[Condition]) -> str:
+    shares = {one.name: one.choice.changed for one in chosen if one.choice}
+    most, least = (pick(chosen, key=lambda one: shares[one.name]) for pick in (max, min))
+    if not shares[most.name]:
+        return "No disturbance moves the choice of prompt, on any turn."
+    if shares[most.name] == shares[least.name]:
+        return f"Another prompt is chosen under {', '.join(shares)} ({shares[most.name]:.1%} of the turns)."
+    return f"The choice of prompt moves most under {_changed(most)}, least under {_changed(least)}."
 
 
 def _changed(one: Condition) -> str:
@@ -112,36 +125,55 @@ def _changed(one: Condition) -> str:
 _CHOICE_COLUMNS = ("other prompt, % of turns", "total variation", "cosine", "usage, %")
 
 
+def _choices(result: RobustnessResult) -> list[tuple[str, ...]]:
+    """The clean input's usage, and what each condition moves; none where K = 1."""
+    moved = [_choice_cells(one) for one in result.conditions if one.choice]
+    return [(_CLEAN, *["–"] * (len(_CHOICE_COLUMNS) - 1), _usage(result.usage)), *moved] if moved else []
+
+
+def _usage(shares: tuple[float, ...]) -> str:
+    return " ".join(f"{100 * share:.0f}" for share in shares)
+
+
 def _choice_cells(one: Condition) -> tuple[str, ...]:
     moved = one.choice
     assert moved
-    usage = " ".join(f"{100 * share:.0f}" for share in moved.usage)
-    return one.name, f"{100 * moved.changed:.1f}", f"{moved.total_variation:.4f}", f"{moved.cosine:.4f}", usage
+    return (
+        one.name,
+        f"{100 * moved.changed:.1f}",
+        f"{moved.total_variation:.4f}",
+        f"{moved.cosine:.4f}",
+        _usage(moved.usage),
+    )
 
 
 def _metrics(result: RobustnessResult) -> list[str]:
     return list(result.conditions[0].metrics) if result.conditions else []
 
 
+def _clean(result: RobustnessResult) -> tuple[str, ...]:
+    """What the differences are from."""
+    return _CLEAN, *(f"{moved.clean:.2f}" for moved in result.conditions[0].metrics.values())
+
+
 def _report_tables(result: RobustnessResult) -> Iterator[Paragraph | Table]:
-    if choices := [table_row(*_choice_cells(one)) for one in result.conditions if one.choice]:
+    if choices := [table_row(*cells) for cells in _choices(result)]:
         yield Paragraph(
             "Total variation is that of the softmax of the scores (0 to 1), cosine that of the score vectors; both are means over turns."
         )
         yield Table(("condition", *_CHOICE_COLUMNS), tuple(choices))
     if metrics := _metrics(result):
         yield Paragraph("Differences from the clean input, with 95% intervals by paired bootstrap over dialogues:")
-        clean = table_row("clean input", *(f"{result.conditions[0].metrics[name].clean:.2f}" for name in metrics))
         rows = (
             Row((Cell(one.name), *(_cell(name, one.metrics[name]) for name in metrics))) for one in result.conditions
         )
-        yield Table(("condition", *(LABELS[name] for name in metrics)), (clean, *rows))
+        yield Table(("condition", *(LABELS[name] for name in metrics)), (table_row(*_clean(result)), *rows))
 
 
 def _cell(name: str, moved: MetricMovement) -> Cell:
     """A difference whose interval leaves out zero is good or bad news."""
     interval = f"{moved.low:+z.2f}, {moved.high:+z.2f}"
-    sure, better = moved.low * moved.high > 0 and abs(moved.difference) >= 0.005, _BETTER.get(name, "")
+    sure, better = moved.low * moved.high > 0 and abs(moved.difference) >= _SMALLEST, _BETTER.get(name, "")
     if not sure or better not in ("lower", "higher"):
         return Cell(f"{moved.difference:+z.2f}", detail=interval)
     good = (moved.difference < 0) == (better == "lower")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sptune.model.spt import SPTModel
 
 RESULT_NAME = "robustness.json"
+CLEAN, NOISE_PREFIX = "clean", "noise-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,11 @@ class Settings:
                 raise UsageError(f"noise: {deviation} is no standard deviation; give numbers above 0, as in 0.01,0.1")
         if self.evaluation.rule != "top1" or self.evaluation.prompt is not None:
             raise UsageError("rule: only the choice by the best score is tested; leave rule and prompt out")
+
+
+def is_condition(name: str) -> bool:
+    """Whether a test may write a folder of that name."""
+    return name in (CLEAN, *NAMES) or name.startswith(NOISE_PREFIX)
 
 
 def run(
@@ -87,7 +93,7 @@ def run(
     turns = choose_prompts(model, dialogues)
     disturbed = _disturbed(model, dialogues, turns, settings)
     test = _Test(model, settings, output, progress)
-    clean = test.measure("clean", turns)
+    clean = test.measure(CLEAN, turns)
     conditions = [test.compare(clean, one) for one in disturbed]
     result = RobustnessResult(
         model=model_info(model, source.adapter),
@@ -124,7 +130,7 @@ def _disturbed(
     for deviation in settings.noise if model.prompts.count > 1 else ():
         meaning = f"noise of standard deviation {deviation:g} on the scores"
         noisy = with_noise(turns, deviation, seed=evaluation.seed)
-        made.append(_Disturbed(f"noise-{deviation:g}", meaning, noisy))
+        made.append(_Disturbed(f"{NOISE_PREFIX}{deviation:g}", meaning, noisy))
     if not made:
         raise UsageError("perturb: nothing to disturb; name a perturbation, or noise where there is a prompt to choose")
     if "generation" in evaluation.parts:
