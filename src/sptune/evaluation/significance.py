@@ -25,6 +25,11 @@ class BootstrapResult:
     high: float
     p_value: float
 
+    @property
+    def holds_zero(self) -> bool:
+        """Whether no difference at all is within the interval."""
+        return self.low <= 0.0 <= self.high
+
 
 def paired_bootstrap(
     a: Scores,

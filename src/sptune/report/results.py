@@ -167,7 +167,7 @@ def _difference(
         return Cell("–")
     change = 100 * (value - other) / other if other > 0 else math.inf
     share = f" ({signed(change, 0)}%)" if abs(change) < _LARGE_CHANGE else ""
-    clear = chance is not None and not chance.low <= 0 <= chance.high
+    clear = chance is not None and not chance.holds_zero
     judged = tone(value, other, human, spec) if clear else "plain"
     return Cell(f"{signed(value - other, spec.decimals)}{share}", judged, _interval(chance, spec))
 

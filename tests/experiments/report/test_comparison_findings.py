@@ -11,19 +11,21 @@ from hypothesis import strategies as st
 from invented_comparison import Behaviour, Size, write_cell, write_settings
 
 from sptune.evaluation.metrics.profile import per_reply
-from sptune.evaluation.significance import paired_bootstrap
+from sptune.evaluation.significance import BootstrapResult, paired_bootstrap
 from sptune.experiments.report import findings as findings_module
 from sptune.experiments.report.controls import controls_of
 from sptune.experiments.report.controls_section import sentence
 from sptune.experiments.report.curve import make_curve, read_curve
-from sptune.experiments.report.findings import find
+from sptune.experiments.report.findings import ALPHA, find
 from sptune.experiments.report.folder import read_comparison
 from sptune.experiments.report.gains import mean_gain
 from sptune.experiments.report.holm import holm
 from sptune.experiments.report.seed_scores import as_replies, seed_scores
 from sptune.experiments.report.system import System
 from sptune.experiments.report.trials import group_trials
+from sptune.experiments.report.writing import gain_cell
 from sptune.experiments.tuning_log import Trial
+from sptune.report.document import Cell
 
 SIZE = Size(8, 3)
 PUBLISHED = {  # F1, BLEU, R-1, R-2, R-L, BERT-F1, BERT-P, BERT-R, DIST-1, DIST-2 of PT and SPT, and the average gain
@@ -112,6 +114,34 @@ def test_a_system_that_says_the_same_differs_in_nothing(tmp_path: Path) -> None:
     for one in (*result.differences["same"].values(), *result.gains["same"].values()):
         assert (one.chance.difference, one.chance.low, one.chance.high, one.p_adjusted) == (0.0, 0.0, 0.0, 1.0)
         assert not one.significant
+
+
+def test_a_small_p_value_with_an_interval_that_holds_zero_is_not_significant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = systems(tmp_path, pt=Behaviour(), spt=Behaviour(copied=0.4))
+    torn = BootstrapResult(68.2, -7.4, 126.8, 0.001)
+    monkeypatch.setattr("sptune.experiments.report.findings.paired_bootstrap", lambda *_, **__: torn)
+    result = find(list(found.values()), found["pt"])
+    for one in (*result.differences["spt"].values(), *result.gains["spt"].values()):
+        assert one.p_adjusted < ALPHA
+        assert not one.significant
+        assert gain_cell(one) == Cell("+68.2%", "plain", "−7.4 to +126.8")
+
+
+def test_f1_and_perplexity_are_judged_once(tmp_path: Path) -> None:
+    behaviours = {
+        "few": Behaviour(copied=0.05, loss=2.99),
+        "more": Behaviour(copied=0.12),
+        "same": Behaviour(loss=3.02),
+    }
+    found = systems(tmp_path, pt=Behaviour(), **behaviours)
+    result = find(list(found.values()), found["pt"])
+    for label in behaviours:
+        for name in ("f1", "perplexity"):
+            gain, difference = result.gains[label][name], result.differences[label][name]
+            assert (gain.p_adjusted, gain.significant) == (difference.p_adjusted, difference.significant)
+            assert gain.chance.p_value == difference.chance.p_value
 
 
 def test_systems_of_other_turns_have_no_findings(tmp_path: Path) -> None:

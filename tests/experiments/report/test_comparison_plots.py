@@ -130,6 +130,22 @@ def test_the_forest_keeps_points_and_turns_far_ones_into_arrows() -> None:
     assert points == [(4.0, 0), (-3.0, 1), (5.0, 2)]
 
 
+def test_an_interval_that_goes_on_beyond_the_plot_ends_in_an_arrowhead() -> None:
+    gains = (
+        gain("a", 1.0),
+        gain("b", 2.0),
+        gain("c", -1.5),
+        Gain("d", -1.6, -106.0, 147.0, False),
+        Gain("e", 2.0, 1.0, 99.0, True),
+    )
+    figure = plot_forest([GainPanel("F1", gains)], {name: name for name in "abcde"}, theme=LIGHT)
+    assert figure is not None
+    (axes,) = figure.axes
+    limit = shown_limit(gains)
+    heads = {(line.get_marker(), line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines}
+    assert {head for head in heads if head[0] in {"<", ">"}} == {("<", -limit, 3), (">", limit, 3), (">", limit, 4)}
+
+
 def test_usage_is_sorted_within_each_adapter() -> None:
     rows = [UsageRow("spt", 0, (0.2, 0.0, 0.8)), UsageRow("spt", 1, (0.5, 0.5)), UsageRow("k", 0, (1.0, 0.0))]
     figure = plot_usage_map(rows, theme=LIGHT)

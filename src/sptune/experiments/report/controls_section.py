@@ -54,7 +54,7 @@ _EXPLAINED = {
     "probe, embedding": "likewise, from the mean word embedding of the context",
 }
 _LEGEND = (
-    "Perplexities of the human responses, means over the seeds (lower is better). Small numbers under a difference are its 95% interval; "
+    "Perplexities of the human responses, means over the seeds (lower is better). With a difference stands its 95% interval; "
     "p is paired by dialogue, two-sided and not corrected: each adapter is compared with itself."
 )
 _CHOICE_LEGEND = (
@@ -104,8 +104,12 @@ def sentence(one: Controls) -> str:
     return f"{text}."
 
 
+def _clear(found: BootstrapResult) -> bool:
+    return found.p_value < ALPHA and not found.holds_zero
+
+
 def _verdict(found: BootstrapResult) -> str:
-    if found.p_value >= ALPHA:
+    if not _clear(found):
         return "is no different from"
     return "beats" if found.difference < 0 else "is worse than"
 
@@ -146,7 +150,7 @@ def _difference(found: BootstrapResult | None) -> Cell:
         return Cell(DASH)
     better: Tone = "better" if found.difference < 0 else "worse"
     text = f"{signed(found.difference, 2)}, {p_text(found.p_value)}"
-    return Cell(text, better if found.p_value < ALPHA else "plain", interval(found, 2))
+    return Cell(text, better if _clear(found) else "plain", interval(found, 2))
 
 
 def _choices(controls: Sequence[Controls]) -> Table:

@@ -32,12 +32,12 @@ def _explanation(name: str, findings: Findings) -> str:
     known = {key for found in findings.differences.values() for key in found}
     untested = [spec.label for spec in PAPER if spec.key not in known] + ["persona recall", "bits per byte"]
     return (
-        f"System minus {name}, in the unit of the figure; small numbers are the {LEVEL:.0%} interval. Paired bootstrap over whole "
+        f"System minus {name}, in the unit of the figure, each with its {LEVEL:.0%} interval. Paired bootstrap over whole "
         f"dialogues, {SAMPLES:,} resamples, all seeds together: each resample draws the same dialogues for every system and every "
         "seed, and averages over the seeds (for DIST and EAD four fifths of the dialogues, each once: a jackknife). So an interval "
         "says what other dialogues would change; what other seeds would change is "
-        "the ± of the results. * p < 0.05, ** p < 0.01, *** p < 0.001, after Holm's correction over the systems for each figure; "
-        f"better and worse are said only of these. {listed(untested)} have no test here."
+        "the ± of the results. * p < 0.05, ** p < 0.01, *** p < 0.001, after Holm's correction over the systems for each figure, "
+        f"where the interval leaves out 0 as well; better and worse are said only of these. {listed(untested)} have no test here."
     )
 
 

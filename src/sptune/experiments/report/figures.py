@@ -79,7 +79,8 @@ def _gains_maker(findings: Findings, order: Sequence[System], reference: str | N
     return _Maker(
         f"Gains over {reference} with 95% intervals",
         f"Relative gains over {reference}, with 95% intervals over dialogues. Filled points are significant after Holm's correction over "
-        "the systems: blue gains, red losses. What lies far beyond the others is an arrow with its value.",
+        "the systems: blue gains, red losses. What lies far beyond the others is an arrow with its value, "
+        "and an interval that goes on beyond the plot ends in an arrowhead.",
         lambda theme: plot_forest(panels, labels, theme=theme),
     )
 

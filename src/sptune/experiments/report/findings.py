@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from sptune.evaluation.metrics.resampling import DISTINCT as DISTINCT_NGRAMS
@@ -30,15 +30,13 @@ class Finding:
     Attributes:
         chance: it, with its interval and its p-value.
         p_adjusted: the p-value after Holm's correction over the systems.
+        significant: whether chance alone hardly makes one as large: the p-value is small and the interval leaves out 0.
+            The two are worked out in different ways, which need not agree where dialogues are few.
     """
 
     chance: BootstrapResult
     p_adjusted: float
-
-    @property
-    def significant(self) -> bool:
-        """Whether chance alone hardly makes one as large."""
-        return self.p_adjusted < ALPHA
+    significant: bool
 
 
 Found: TypeAlias = dict[str, dict[str, Finding]]
@@ -90,7 +88,9 @@ def find(systems: Sequence[System], reference: System | None) -> Findings:
         }
         gains[system.label] = _gains(system, reference, own=own, base=base, averaged=averaged)
         fixed |= set(averaged) - set(shared) if AVERAGE in gains[system.label] else set()
-    return Findings(averaged, _corrected(differences), _corrected(gains), tuple(sorted(fixed, key=averaged.index)))
+    tested = _corrected(differences)
+    judged = {label: _judged(found, tested[label]) for label, found in _corrected(gains).items()}
+    return Findings(averaged, tested, judged, tuple(sorted(fixed, key=averaged.index)))
 
 
 def comparable(own: SeedScore, other: SeedScore) -> bool:
@@ -170,5 +170,15 @@ def _corrected(found: Mapping[str, Mapping[str, BootstrapResult]]) -> Found:
     for metric in dict.fromkeys(name for by_metric in found.values() for name in by_metric):
         p_values = {label: one[metric].p_value for label, one in found.items() if metric in one}
         for label, adjusted in holm(p_values).items():
-            corrected[label][metric] = Finding(found[label][metric], adjusted)
+            chance = found[label][metric]
+            corrected[label][metric] = Finding(chance, adjusted, adjusted < ALPHA and not chance.holds_zero)
     return corrected
+
+
+def _judged(gains: Mapping[str, Finding], differences: Mapping[str, Finding]) -> dict[str, Finding]:
+    """Gains of one figure with the verdict of its difference, so that a report does not judge it twice."""
+    return {name: _as_tested(one, differences[name]) if name in (F1, SAVED) else one for name, one in gains.items()}
+
+
+def _as_tested(gain: Finding, difference: Finding) -> Finding:
+    return replace(difference, chance=replace(gain.chance, p_value=difference.chance.p_value))

@@ -102,7 +102,8 @@ def _legend(comparison: Comparison) -> str:
         return f"{text}There is no reference to compare with."
     return (
         f"{text}▲ and ▼: better and worse than {comparison.reference.name}, with p < 0.05 after Holm's correction over "
-        "the systems (`Differences`); a figure without a mark is no different beyond noise, or was not tested. The last row "
+        "the systems and an interval that leaves out 0 (`Differences`); "
+        "a figure without a mark is no different beyond noise, or was not tested. The last row "
         "measures the human responses themselves, where that needs no reference."
     )
 
@@ -114,7 +115,7 @@ def _average_rule(reference: System, findings: Findings) -> str:
     text = (
         f"AVG gain is the mean over {count}the paper's ten metrics of `100 (m − r) / r`, with "
         f"m the system's and r the figure of {reference.name}, both means over the seeds; its 95% interval "
-        "stands below it."
+        "stands with it."
     )
     if left_out:
         text += f" {listed(left_out)} {_were(left_out)} not measured for every system, or 0 for the reference, and left out of every average."

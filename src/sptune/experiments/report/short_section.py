@@ -173,9 +173,10 @@ def _gains_legend(comparison: Comparison, findings: Findings) -> str:
     assert comparison.reference is not None
     return (
         f"Relative gains over {comparison.reference.name} with 95% intervals (paired bootstrap over dialogues, seeds averaged within each "
-        "resample); * p < 0.05, ** p < 0.01, *** p < 0.001 after Holm's correction over the systems. The first column averages "
+        "resample); * p < 0.05, ** p < 0.01, *** p < 0.001 after Holm's correction over the systems, where the interval leaves out 0 as well "
+        "(F1 and perplexity: as in `Differences`). The first column averages "
         f"{listed([SPECS[name].label for name in findings.averaged] or ['nothing'])}. Adjusted DIST divides by what that many words would be "
         "expected to hold (`ead1`, `ead2`). F1 holds where it is not lower, or lower within noise. At equal length, of two replies to a "
         "turn the longer is cut to the words of the shorter, so that being brief gains nothing. The last column is DIST as a share of the "
-        "human responses', and below it adjusted DIST likewise: 100% would be as diverse as people are."
+        "human responses', and with it adjusted DIST likewise: 100% would be as diverse as people are."
     )

@@ -48,7 +48,7 @@ def _explanation(trials: Sequence[Trial]) -> str:
     seeds = ", ".join(map(str, sorted({trial.seed for trial in trials})))
     return (
         f"Each method was trained for a short time{data} with every learning rate (seed {seeds}); the lowest validation perplexity "
-        "won, and is marked ✓. Small numbers are the rates."
+        "won, and is marked ✓. With each perplexity stands its rate."
     )
 
 

@@ -36,13 +36,9 @@ def p_text(p_value: float) -> str:
     return f"p {p_value:.2g}" if p_value >= 1e-4 else "p < 0.0001"
 
 
-def stars(p_value: float) -> str:
-    """Marks of significance: `*` below 0.05, `**` below 0.01, `***` below 0.001.
-
-    >>> stars(0.2), stars(0.003)
-    ('', '**')
-    """
-    return next((mark for limit, mark in STARS if p_value < limit), "")
+def stars(found: Finding) -> str:
+    """Marks of significance: `*` below 0.05, `**` below 0.01, `***` below 0.001; none where it is not significant."""
+    return next((mark for limit, mark in STARS if found.significant and found.p_adjusted < limit), "")
 
 
 def difference_cell(found: Finding | None, spec: MetricSpec, human: float | None, reference: float) -> Cell:
@@ -51,16 +47,14 @@ def difference_cell(found: Finding | None, spec: MetricSpec, human: float | None
         return Cell(DASH)
     chance = found.chance
     judged = verdict(found, spec, human, reference)
-    return Cell(
-        f"{signed(chance.difference, spec.decimals)}{stars(found.p_adjusted)}", judged, interval(chance, spec.decimals)
-    )
+    return Cell(f"{signed(chance.difference, spec.decimals)}{stars(found)}", judged, interval(chance, spec.decimals))
 
 
 def gain_cell(found: Finding | None) -> Cell:
     """A gain in percent with its marks, and its interval below."""
     if found is None:
         return Cell(DASH)
-    text = f"{signed(found.chance.difference, 1)}%{stars(found.p_adjusted)}"
+    text = f"{signed(found.chance.difference, 1)}%{stars(found)}"
     judged: Tone = "better" if found.chance.difference > 0 else "worse"
     return Cell(text, judged if found.significant else "plain", interval(found.chance, 1))
 

@@ -90,7 +90,7 @@ def shown_limit(gains: Sequence[Gain]) -> float:
 
 
 def _draw(axes: Axes, one: Gain, place: int, *, limit: float, colours: tuple[str, str]) -> None:
-    """A point with its interval, filled where significant; beyond the limit an arrow with the value."""
+    """A point with its interval, filled where significant; beyond the limit an arrow with the value, and an arrowhead where the interval goes on."""
     colour, background = colours
     if abs(one.value) > limit:
         edge, side = math.copysign(limit, one.value), "left" if one.value < 0 else "right"
@@ -108,5 +108,8 @@ def _draw(axes: Axes, one: Gain, place: int, *, limit: float, colours: tuple[str
         return
     ends = [max(-limit, one.low), min(limit, one.high)]
     axes.plot(ends, [place, place], color=colour, linewidth=1.6, solid_capstyle="butt")
+    for end, clipped, marker in zip(ends, (one.low < -limit, one.high > limit), "<>", strict=True):
+        if clipped:
+            axes.plot([end], [place], marker=marker, ms=4.5, color=colour)
     face = colour if one.significant else background
     axes.plot([one.value], [place], marker="o", ms=5, color=colour, markerfacecolor=face, markeredgewidth=1.3)
