@@ -30,7 +30,7 @@ from sptune.evaluation.result import GENERATIONS_NAME, load_result
 from sptune.report import figures, write_report
 from sptune.report.closing import shown_folder
 from sptune.report.differences import comparable, differences
-from sptune.report.document import Cell, Commands, Paragraph, Row, Section, Table
+from sptune.report.document import Cell, Commands, Paragraph, Row, Section, Table, Tile, Tiles
 from sptune.report.markdown import escape, to_markdown
 from sptune.report.metric_specs import GROUPS, MAIN_METRICS, find_spec
 from sptune.report.overview import duration
@@ -557,7 +557,12 @@ def test_a_table_of_headings_and_details() -> None:
     assert "| **group** |  |\n| x | 1, better [0 to 2] |" in make_document_of(table)
 
 
-def make_document_of(block: Paragraph | Commands | Table) -> str:
+def test_a_tile_without_anything_to_compare_with_has_no_brackets() -> None:
+    text = make_document_of(Tiles((Tile("Perplexity", "24.75", ""), Tile("F1, %", "9.10", "human 10.00"))))
+    assert "- **Perplexity: 24.75**\n- **F1, %: 9.10** (human 10.00)" in text
+
+
+def make_document_of(block: Paragraph | Commands | Table | Tiles) -> str:
     from sptune.report.document import Document
 
     return to_markdown(Document("t", "s", (Section("Part", (block,)),)))

@@ -77,9 +77,8 @@ def _commands(block: Commands) -> str:
 
 @_block.register
 def _tiles(block: Tiles) -> str:
-    return "\n".join(
-        f"- **{escape(tile.label)}: {escape(tile.value)}** ({escape(tile.detail)})" for tile in block.items
-    )
+    lines = (f"- **{escape(tile.label)}: {escape(tile.value)}** ({escape(tile.detail)})" for tile in block.items)
+    return "\n".join(line.removesuffix(" ()") for line in lines)
 
 
 @_block.register

@@ -24,6 +24,8 @@ from sptune.experiments.report.controls import controls_of
 from sptune.experiments.report.findings import Findings, find
 from sptune.experiments.report.folder import Comparison, read_comparison
 from sptune.experiments.report.write import make_document
+from sptune.experiments.report.writing import DASH, without_empty
+from sptune.report.document import Cell, Row, Table
 from sptune.report.markdown import to_markdown
 
 METHODS = {
@@ -195,6 +197,13 @@ def test_significant_differences_are_marked_and_said_in_sentences(whole: Path) -
     average = next(one for one in records(whole, "gains") if (one["label"], one["metric"]) == ("spt", "average"))
     assert float(average["p_holm"]) < 0.05
     assert "the paper's ten metrics: spt" in short
+
+
+def test_columns_without_a_value_are_left_out() -> None:
+    rows = (Row((Cell("a"), Cell(DASH), Cell("1"), Cell(DASH))), Row((Cell(DASH), Cell(DASH), Cell(DASH), Cell("2"))))
+    table = without_empty(Table(("", "x", "y", "z"), rows))
+    assert table.columns == ("", "y", "z")
+    assert [[cell.text for cell in row.cells] for row in table.rows] == [["a", "1", DASH], [DASH, DASH, "2"]]
 
 
 def test_the_reference_has_no_differences_with_itself(whole: Path) -> None:

@@ -9,7 +9,7 @@ from sptune.experiments.report.columns import FURTHER, PAPER, SPECS
 from sptune.experiments.report.findings import AVERAGE, Findings
 from sptune.experiments.report.folder import Comparison
 from sptune.experiments.report.system import OverSeeds, System
-from sptune.experiments.report.writing import DASH, figure_cell, interval, listed, verdict
+from sptune.experiments.report.writing import DASH, figure_cell, interval, listed, verdict, without_empty
 from sptune.report.document import Block, Bullets, Cell, Details, Paragraph, Row, Section, Table, signed
 from sptune.report.metric_specs import BETTER_MARK, MetricSpec, human_value
 from sptune.report.overview import duration
@@ -46,8 +46,7 @@ def results_of(comparison: Comparison) -> list[EvaluationResult]:
 
 
 def _table(comparison: Comparison, findings: Findings, specs: Sequence[MetricSpec], *, average: bool) -> Table:
-    known = [spec for spec in specs if any(system.value(spec) for system in comparison.systems)]
-    shown = specs if average else known  # the paper's layout stays as it is
+    shown = [spec for spec in specs if any(system.value(spec) for system in comparison.systems)]
     results = results_of(comparison)
     gain = average and comparison.reference is not None
     columns = (
@@ -145,7 +144,7 @@ def _costs(comparison: Comparison) -> Table:
         Row((Cell(system.name), *(written(system.cost(name), name) for name in writers)))
         for system in comparison.under_top1
     ]
-    return Table(("", *(label for label, _ in writers.values())), tuple(rows))
+    return without_empty(Table(("", *(label for label, _ in writers.values())), tuple(rows)))
 
 
 def _gibibytes(value: float) -> str:

@@ -19,7 +19,7 @@ from sptune.experiments.report.findings import (
 from sptune.experiments.report.folder import Comparison
 from sptune.experiments.report.results_section import results_of
 from sptune.experiments.report.system import System
-from sptune.experiments.report.writing import DASH, gain_cell, interval, listed, verdict
+from sptune.experiments.report.writing import DASH, gain_cell, interval, listed, verdict, without_empty
 from sptune.report.document import Block, Bullets, Cell, Details, Paragraph, Row, Section, Table, Tile, Tiles, signed
 from sptune.report.metric_specs import human_value
 
@@ -151,7 +151,7 @@ def _gains(comparison: Comparison, findings: Findings, order: Sequence[System]) 
             ),
         ]
         rows.append(Row((Cell(system.name), *cells)))
-    return Table(columns, tuple(rows))
+    return without_empty(Table(columns, tuple(rows)))
 
 
 def _human_share(system: System, comparison: Comparison, name: str) -> str:

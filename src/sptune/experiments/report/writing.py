@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from sptune.evaluation.significance import BootstrapResult
 from sptune.experiments.report.findings import Finding
 from sptune.experiments.report.system import OverSeeds
-from sptune.report.document import Cell, Tone, signed
+from sptune.report.document import Cell, Row, Table, Tone, signed
 from sptune.report.metric_specs import MetricSpec
 
 DASH = "–"
@@ -66,6 +66,13 @@ def verdict(found: Finding | None, spec: MetricSpec, human: float | None, refere
     if found is None or not found.significant:
         return "plain"
     return tone(reference + found.chance.difference, reference, human, spec)
+
+
+def without_empty(table: Table) -> Table:
+    """`table`, of rows that are no headings, without the columns that hold no value in any of them."""
+    kept = [n for n in range(len(table.columns)) if n == 0 or any(row.cells[n].text != DASH for row in table.rows)]
+    rows = tuple(Row(tuple(row.cells[n] for n in kept)) for row in table.rows)
+    return Table(tuple(table.columns[n] for n in kept), rows)
 
 
 def listed(names: Iterable[str]) -> str:
