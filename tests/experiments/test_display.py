@@ -57,16 +57,16 @@ def test_a_line_for_each_task(shelf: Shelf):
         display.stopping()
     assert text.getvalue().splitlines() == [
         "b seed 0: begun",
-        f"[2/4] b seed 0: failed after 0:31: it burst (see {tasks[1].folder / 'log.txt'}); about 2:15 left",
-        "[3/4] a seed 1: done by another process, perplexity 12.35; about 2:15 left",
-        "[3/4] b seed 1: stopped after 0:02; about 2:15 left",
+        f"[2/4] b seed 0: failed after 0:31: it burst (see {tasks[1].folder / 'log.txt'}); about 0:45 left, and 2 tasks of unknown length",
+        "[3/4] a seed 1: done by another process, perplexity 12.35; about 0:45 left, and 2 tasks of unknown length",
+        "[3/4] b seed 1: stopped after 0:02; about 0:45 left, and 2 tasks of unknown length",
         f"waiting for what other processes run; see `sptune compare status {shelf.output}`",
         "stopping: what is running keeps its state; press Ctrl-C again to stop at once",
     ]
 
 
 def test_bars_on_a_terminal(shelf: Shelf):
-    _, tasks = shelf.begun({"a": {"kind": "spt"}, "b": {"kind": "spt"}})
+    _, tasks = shelf.begun({"a": {"kind": "spt"}}, seeds=[0, 1])
     end(tasks[0], 90)
     display, text = shown(tasks, terminal=True)
     with display:
@@ -83,15 +83,15 @@ def test_bars_on_a_terminal(shelf: Shelf):
 def test_the_time_that_is_left(shelf: Shelf):
     _, tasks = shelf.begun({"a": {"kind": "spt"}, "b": {"kind": "spt"}}, seeds=[0, 1])
     times = TaskTimes(tasks)
-    assert times.left([], tasks, spent={}, jobs=1) is None, "nothing is known yet"
+    assert times.left([], tasks, spent={}, jobs=1) == (0, 4), "nothing is known yet"
     end(tasks[0], 100)
     times.add(tasks[0])
-    assert times.left([], tasks[1:], spent={}, jobs=1) == 300, "others of the sort take as long"
+    assert times.left([], tasks[1:], spent={}, jobs=1) == (100, 2), "what another method takes says nothing"
     end(tasks[1], 20)
     times.add(tasks[1])
-    assert times.left([], tasks[2:], spent={}, jobs=1) == 120, "each as long as its own method did"
-    assert times.left([tasks[2]], [tasks[3]], spent={tasks[2].key: 90.0}, jobs=2) == 15
-    assert times.left([tasks[3]], [], spent={tasks[3].key: 90.0}, jobs=2) == 0
+    assert times.left([], tasks[2:], spent={}, jobs=1) == (120, 0), "each as long as its own method did"
+    assert times.left([tasks[2]], [tasks[3]], spent={tasks[2].key: 90.0}, jobs=2) == (15, 0)
+    assert times.left([tasks[3]], [], spent={tasks[3].key: 90.0}, jobs=2) == (0, 0)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (3599, "59:59"), (7384, "2:03:04")])

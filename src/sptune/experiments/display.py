@@ -31,7 +31,7 @@ class GridDisplay:
         self._over = {task.key for task in tasks if task.outcome() is not None}
         self._times = TaskTimes(tasks)
         self._begun: dict[Key, float] = {}
-        self._eta: float | None = None
+        self._left = ""
         self._bars: Progress | None = None
         self._rows: dict[Key, TaskID] = {}
         self._waits = False
@@ -69,7 +69,7 @@ class GridDisplay:
         if self._bars and task.key in self._rows:
             self._bars.remove_task(self._rows.pop(task.key))
         where = " by another process" if seconds is None else f" after {clock(seconds)}"
-        left = "" if self._eta is None else f"; about {clock(self._eta)} left"
+        left = f"; {self._left}" if self._left else ""
         self._print(
             f"[{len(self._over)}/{self._total}] {task.name}: {outcome or 'stopped'}{where}{_result(task)}{left}"
         )
@@ -78,7 +78,8 @@ class GridDisplay:
         """Estimate the time that is left, and move the bars."""
         now = time.monotonic()
         spent = {task.key: now - self._begun.get(task.key, now) for task in running}
-        self._eta = self._times.left(running, waiting, spent=spent, jobs=self._jobs)
+        seconds, unknown = self._times.left(running, waiting, spent=spent, jobs=self._jobs)
+        self._left = _in_words(seconds, unknown)
         if waiting and not running and not self._waits:
             self._print(f"waiting for what other processes run; see `sptune compare status {waiting[0].comparison}`")
         self._waits = not running
@@ -89,8 +90,7 @@ class GridDisplay:
             if task.key in self._rows:
                 row = self._rows[task.key]
                 self._bars.update(row, completed=state.done, total=state.total or None, note=state.part)
-        note = "" if self._eta is None else f"about {clock(self._eta)} left"
-        self._bars.update(self._all, completed=len(self._over), note=note)
+        self._bars.update(self._all, completed=len(self._over), note=self._left)
 
     def stopping(self) -> None:
         """Say that the processes are told to stop."""
@@ -120,19 +120,14 @@ class TaskTimes:
 
     def left(
         self, running: Sequence[Task], waiting: Sequence[Task], *, spent: dict[Key, float], jobs: int
-    ) -> float | None:
-        """Seconds that are left; None where nothing is known yet."""
-        times = {task.key: self._of(task) for task in (*running, *waiting)}
-        if None in times.values():
-            return None
-        return sum(max(0.0, (times[key] or 0.0) - spent.get(key, 0.0)) for key in times) / jobs
+    ) -> tuple[float, int]:
+        """Seconds that are left for tasks of methods and settings of which one was done, and how many others there are.
 
-    def _of(self, task: Task) -> float | None:
-        """The mean of the same method and setting; where none is done, of all of the sort."""
-        own = self._seconds.get(_kind(task)) or [
-            seconds for (_, is_trial), known in self._seconds.items() if is_trial == _kind(task)[1] for seconds in known
-        ]
-        return sum(own) / len(own) if own else None
+        Other methods tell nothing of these: K prompts take several times as long as one, and zero-shot trains nothing.
+        """
+        known = {task.key: own for task in (*running, *waiting) if (own := self._seconds.get(_kind(task)))}
+        seconds = sum(max(0.0, sum(own) / len(own) - spent.get(key, 0.0)) for key, own in known.items())
+        return seconds / jobs, len(running) + len(waiting) - len(known)
 
 
 def clock(seconds: float) -> str:
@@ -144,6 +139,17 @@ def clock(seconds: float) -> str:
     whole = round(seconds)
     minutes = f"{whole // 60 % 60}:{whole % 60:02d}"
     return minutes if whole < 3600 else f"{whole // 3600}:{minutes:0>5}"
+
+
+def _in_words(seconds: float, unknown: int) -> str:
+    """The time that is left, as far as it is known.
+
+    >>> _in_words(61.0, 0), _in_words(61.0, 2), _in_words(0.0, 2)
+    ('about 1:01 left', 'about 1:01 left, and 2 tasks of unknown length', '')
+    """
+    if not unknown:
+        return f"about {clock(seconds)} left"
+    return f"about {clock(seconds)} left, and {unknown} task{'s' * (unknown > 1)} of unknown length" if seconds else ""
 
 
 def _kind(task: Task) -> tuple[str, bool]:
