@@ -13,16 +13,16 @@ from sptune.model.load import LoadedBase
 from tiny import CHAT_TEMPLATE, tiny_spt
 
 PATH = "/v1/chat/completions"
-NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role here') }}{% endif %}"
+PICKY = "{% if 'storm' in messages[-1].content %}{{ raise_exception('no storms here') }}{% endif %}"
 
 
 @pytest.fixture(scope="module")
 def strict(
     tiny_base: LoadedBase, make_engine: Callable, make_settings: Callable, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LiveServer]:
-    """A base model whose template takes no persona, and the adapter `first` whose template needs one."""
+    """A base model whose template does not take every message, and the adapter `first` whose template needs one."""
     base = LoadedBase(tiny_base.backbone, deepcopy(tiny_base.tokenizer))
-    base.tokenizer.chat_template = NO_SYSTEM + CHAT_TEMPLATE
+    base.tokenizer.chat_template = PICKY + CHAT_TEMPLATE
     folder: Path = tmp_path_factory.mktemp("strict") / "first"
     source = "{{ persona[0] }} {% for turn in turns %}{{ turn.user }} {% endfor %}-"
     tiny_spt(base, "jinja", source=source).save_pretrained(folder)
@@ -31,18 +31,16 @@ def strict(
 
 
 @pytest.mark.parametrize(
-    ("path", "model", "persona", "reason"),
+    ("path", "model", "said", "reason"),
     [
-        (PATH, "tiny", ["I sail."], "no system role here"),
-        (PATH, "first", [], "has no element 0"),
-        ("/v1/spt/select", "first", [], "has no element 0"),
+        (PATH, "tiny", "a storm comes", "no storms here"),
+        (PATH, "first", "hi", "has no element 0"),
+        ("/v1/spt/select", "first", "hi", "has no element 0"),
     ],
 )
-def test_a_conversation_that_the_template_refuses(
-    strict: LiveServer, path: str, model: str, persona: list[str], reason: str
-):
-    body = {"model": model, "messages": chat()["messages"]}
-    answer = strict.http.post(path, json=body | {"persona": persona})
+def test_a_conversation_that_the_template_refuses(strict: LiveServer, path: str, model: str, said: str, reason: str):
+    body = {"model": model, "messages": [{"role": "user", "content": said}], "persona": []}
+    answer = strict.http.post(path, json=body)
     assert answer.status_code == 400, answer.text
     error = answer.json()["error"]
     assert (error["code"], error["param"], error["type"]) == (
