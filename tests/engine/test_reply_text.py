@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sptune.engine.reply_text import ReplyText
-from sptune.engine.token_text import TokenText
+from sptune.model.token_text import TokenText
 from sptune.text import PAPER_STOPS, cut_reply
 from tiny import EOS, byte_level_tokenizer, dummy_prefix_tokenizer
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from sptune.errors import AdapterError, UsageError
+from sptune.extras import how_to_get
 from sptune.files import write_atomically
 from sptune.model.load import HUB_IDS
 from sptune.model.seeding import seeded
@@ -30,7 +31,7 @@ def peft_package() -> ModuleType:
         import peft
     except ImportError as error:
         raise UsageError(
-            "kind: LoRA, prefix tuning and P-tuning need the package peft; pip install 'sptune[compare]'"
+            f"kind: LoRA, prefix tuning and P-tuning need the package peft; {how_to_get('compare')}"
         ) from error
     module: ModuleType = peft
     return module

@@ -12,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812 - the field's usual name
 from torch import Tensor
 
 from sptune.errors import UsageError
+from sptune.extras import how_to_get
 from sptune.text import tokenize_words
 
 if TYPE_CHECKING:
@@ -44,9 +45,7 @@ class Bm25Index:
         try:
             import bm25s
         except ImportError as error:
-            raise UsageError(
-                "rag: bm25 needs the package bm25s; pip install 'sptune[compare]', or use dense"
-            ) from error
+            raise UsageError(f"rag: bm25 needs the package bm25s; {how_to_get('compare')}, or use dense") from error
         self._size = len(texts)
         self._bm25 = bm25s.BM25()
         self._bm25.index([tokenize_words(text, "words") for text in texts], show_progress=False)

@@ -82,7 +82,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter an option
     from sptune.experiments.tasks import list_tasks
 
     settings = load_comparison(recipe, overrides or [])
-    plan = make_plan(settings, place=" with ".join([recipe, *([" ".join(overrides)] if overrides else [])]))
+    plan = make_plan(settings, place=f"{recipe} with {' '.join(overrides)}" if overrides else recipe)
     folder = settings.folder
     check(folder, plan)
     _check_material(plan)
@@ -186,16 +186,15 @@ def _conclude(folder: Path, plan: Plan, asked: Sequence[Task], *, report: bool) 
     """Say what there is now, and what to do next; write the report where all that was asked for has ended."""
     from sptune.experiments.tasks import list_tasks
 
-    cells = [task for task in list_tasks(folder, plan) if task.rate is None]
-    outcomes = {task.name: task.outcome() for task in cells}
-    done = [name for name, outcome in outcomes.items() if outcome == "done"]
-    wanted = [task for task in asked if task.rate is None]
-    failed = [task.name for task in wanted if task.outcome() == "failed"]
-    typer.echo(f"{folder}: {len(done)} of {len(cells)} cells done", err=True)
+    outcomes = {task.name: task.outcome() for task in list_tasks(folder, plan) if task.rate is None}
+    wanted = {task.name: outcomes[task.name] for task in asked if task.rate is None}
+    done = list(outcomes.values()).count("done")
+    failed = [name for name, outcome in wanted.items() if outcome == "failed"]
+    typer.echo(f"{folder}: {done} of {len(outcomes)} cells done", err=True)
     if failed:
         hint = f"see `sptune compare status {folder}`, and try again with --retry-failed"
         typer.echo(f"failed: {', '.join(failed)}; {hint}", err=True)
-    if report and done and all(task.outcome() for task in wanted):
+    if report and done and all(wanted.values()):
         report_(folder)
     if failed:
         raise typer.Exit(1)

@@ -13,6 +13,7 @@ from sptune.data.json_records import Record
 from sptune.data.layouts import LAYOUTS, Layout, layout_of_columns
 from sptune.data.problems import Report
 from sptune.errors import DataError
+from sptune.extras import how_to_get
 
 PREFIX = "hub:"
 CONVERTED = "refs/convert/parquet"  # the hub's own conversion of a data set, which needs no script of its authors
@@ -89,7 +90,7 @@ def _load(name: str) -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise DataError(f"{name}: the datasets library is not installed; pip install 'sptune[hub]'") from error
+        raise DataError(f"{name}: the datasets library is not installed; {how_to_get('hub')}") from error
     place = place_of(name)
     try:
         if is_saved(Path(place.source)):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sptune.engine.local import settled_text
-from sptune.engine.token_text import anchor, decode
+from sptune.model.token_text import anchor, decode
 from sptune.text import cut_reply
 
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what a decoder shows for a character whose last bytes are still to come

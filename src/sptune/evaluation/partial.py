@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from sptune.evaluation.records import record_line
 from sptune.evaluation.rerank import TurnCandidates
 from sptune.files import storage_errors, write_text
 
@@ -31,7 +31,7 @@ class PartialCandidates:
         self._head = json.dumps({"made by": identity}, sort_keys=True, ensure_ascii=False)
         self._made = {(one.dialogue, one.turn): one for one in self._read()}
         if path:
-            write_text(path, "".join(f"{line}\n" for line in (self._head, *map(_line, self._made.values()))))
+            write_text(path, "".join(f"{line}\n" for line in (self._head, *map(record_line, self._made.values()))))
 
     def __len__(self) -> int:
         return len(self._made)
@@ -49,7 +49,7 @@ class PartialCandidates:
         self._made |= {(one.dialogue, one.turn): one for one in batch}
         if self._path:
             with storage_errors(self._path), self._path.open("a", encoding="utf-8") as file:
-                file.writelines(f"{_line(one)}\n" for one in batch)
+                file.writelines(f"{record_line(one)}\n" for one in batch)
 
     def remove(self) -> None:
         """Remove the file: all is written elsewhere."""
@@ -69,7 +69,3 @@ class PartialCandidates:
             except ValidationError:
                 break
         return kept
-
-
-def _line(one: TurnCandidates) -> str:
-    return json.dumps(asdict(one), ensure_ascii=False, allow_nan=False)

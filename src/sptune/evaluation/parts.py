@@ -166,7 +166,7 @@ class Parts:
         return {
             "model": asdict(model_info(self.model, None)),
             "stops": list(self.model.stops),
-            "turns": data_hash([turn.dialogue for turn in turns]),
+            "dialogues": data_hash(list({turn.dialogue.id: turn.dialogue for turn in turns}.values())),
             "prompts": [turn.selection.prompt for turn in turns],
             "sampling": asdict(how.sampling),
             "decoding": asdict(self.decoding),

@@ -27,7 +27,12 @@ def write_records(path: Path, records: Iterable[DataclassInstance]) -> None:
     Raises:
         StorageError: the file cannot be written.
     """
-    write_text(path, "".join(json.dumps(asdict(one), ensure_ascii=False, allow_nan=False) + "\n" for one in records))
+    write_text(path, "".join(f"{record_line(one)}\n" for one in records))
+
+
+def record_line(record: DataclassInstance) -> str:
+    """A record as it stands in its line."""
+    return json.dumps(asdict(record), ensure_ascii=False, allow_nan=False)
 
 
 def read_records(path: str | Path, kind: type[Record]) -> list[Record]:

@@ -47,7 +47,7 @@ def paired_bootstrap(
     values d*, the interval is `[d + q_low(d* - mean d*), d + q_high(d* - mean d*)]`, and `p = P(|T| >= |d| / sd(d*))` with
     Student's T of one degree of freedom fewer than there are dialogues. With fewer than 20 dialogues both are rough.
 
-    DIST and its kin (`metrics.resampling.DISTINCT`) are to be compared with `replace=False`: a dialogue that is drawn
+    DIST and its kin (`metrics.resampling.DISTINCT_METRICS`) are to be compared with `replace=False`: a dialogue that is drawn
     twice holds no new n-gram, so that a bootstrap takes their differences for more certain than they are
     (benchmarks/false_alarms.py). Four fifths of the dialogues are then drawn, each once, and the deviations scaled to the
     whole, `sqrt(m / (n - m))` (delete-d jackknife; Shao and Wu 1989).

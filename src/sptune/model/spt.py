@@ -23,6 +23,7 @@ from sptune.model.mixture import Speakers
 from sptune.model.prompts import SoftPrompts, sample_rows
 from sptune.model.retriever import Contexts, Retriever, RetrieverKind, seeded_retriever
 from sptune.model.selection import Selection, SelectionRule, select
+from sptune.model.token_text import decode
 from sptune.text import cut_reply
 
 if TYPE_CHECKING:
@@ -234,10 +235,7 @@ class SPTModel(nn.Module):
 
     def decode(self, tokens: Sequence[int]) -> str:
         """All the text that `tokens` spell, uncut. More tokens only add to it, so that it can be streamed."""
-        text: str = self.encoder.tokenizer.decode(
-            list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return text
+        return decode(self.encoder.tokenizer, tokens)
 
     def forward(self, batch: TokenBatch, *, fuse_logits: bool = False, first: int | None = None) -> SPTOutput:
         """Run all K prompts over a packed batch in one forward pass.

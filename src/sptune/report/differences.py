@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sptune.evaluation.generation import Generation
 from sptune.evaluation.metrics.f1 import unigram_f1
 from sptune.evaluation.metrics.profile import PROFILES, Reply, corpus_scores
-from sptune.evaluation.metrics.resampling import DISTINCT
+from sptune.evaluation.metrics.resampling import DISTINCT_METRICS
 from sptune.evaluation.result import TurnRecord
 from sptune.evaluation.significance import BootstrapResult, Scores, paired_bootstrap
 from sptune.report.run_folder import Evaluated
@@ -89,7 +89,7 @@ def _of_replies(a: Evaluated, b: Evaluated) -> Differences:
         [unigram_f1(one.prediction, one.reference, PROFILES[profile].f1) for one in part.generations] for part in (a, b)
     ]
     left, right = (corpus_scores(_replies(part.generations), profile) for part in (a, b))
-    corpora = {name: _compare(left[name], right[name], clusters, replace=name not in DISTINCT) for name in left}
+    corpora = {name: _compare(left[name], right[name], clusters, replace=name not in DISTINCT_METRICS) for name in left}
     return {"f1": _compare(f1[0], f1[1], clusters), **corpora}
 
 

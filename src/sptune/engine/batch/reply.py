@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from sptune.engine.reply_pieces import ReplyPieces
 from sptune.engine.serving import Piece, TokenLogprob
-from sptune.engine.token_text import TokenText
 from sptune.model.ngrams import completions
 from sptune.model.sampling import draw_seed, uniform
+from sptune.model.token_text import TokenText
 
 if TYPE_CHECKING:
     from torch import Tensor

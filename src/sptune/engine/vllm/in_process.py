@@ -14,10 +14,10 @@ from multiprocessing import active_children
 from typing import TYPE_CHECKING, Any
 
 from sptune.engine.serving import TokenLogprob, UnavailableError
-from sptune.engine.token_text import TokenText
 from sptune.engine.vllm.token_source import TokenNews
 from sptune.errors import ModelError, UsageError
 from sptune.model.load import Dtype, locate, pick_device, pick_dtype
+from sptune.model.token_text import TokenText
 
 if TYPE_CHECKING:
     from sptune.engine.prepared import Prepared

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from sptune.engine.serving import OverloadedError, UnavailableError
-from sptune.engine.token_text import TokenText
 from sptune.engine.vllm.completion import completion_body
 from sptune.engine.vllm.probe import Probe
 from sptune.engine.vllm.replica import Replica, ReplicaError
 from sptune.errors import ModelError, UsageError
+from sptune.model.token_text import TokenText
 
 if TYPE_CHECKING:
     from sptune.engine.prepared import Prepared

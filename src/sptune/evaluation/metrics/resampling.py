@@ -13,7 +13,7 @@ from sptune.text import Rule, ngrams, tokenize_words
 CorpusScore = Callable[[NDArray[np.intp]], float]
 
 # Metrics that count different n-grams, to which a row that is there twice adds nothing.
-DISTINCT = frozenset({"dist1", "dist2", "ead1", "ead2"})
+DISTINCT_METRICS = frozenset({"dist1", "dist2", "ead1", "ead2"})
 
 
 def bleu_of_rows(predictions: Sequence[str], references: Sequence[str]) -> CorpusScore:

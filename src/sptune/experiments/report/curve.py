@@ -30,18 +30,17 @@ def read_curve(run: Path, notes: list[str]) -> Curve:
 
     What cannot be read goes to `notes`.
     """
+    path, first = run / METRICS_NAME, run / FIRST / METRICS_NAME
     records: list[dict[str, Any]] = []
-    for path in (run / FIRST / METRICS_NAME, run / METRICS_NAME):
-        if not path.exists():
-            continue
-        try:
+    try:
+        for part in (first, path):
             last = max((record["step"] for record in records), default=0)
-            records += [{**record, "step": last + record["step"]} for record in read_metrics(path) if "step" in record]
-            curve = make_curve(records)
-        except (OSError, TypeError, ValueError):
-            notes.append(f"{'/'.join(path.parts[-4:])} cannot be read: that cell has no learning curve.")
-            return Curve()
-    return curve if records else Curve()
+            read = read_metrics(part) if part.exists() else []
+            records += [{**record, "step": last + record["step"]} for record in read if "step" in record]
+        return make_curve(records)
+    except (OSError, TypeError, ValueError):
+        notes.append(f"{'/'.join(path.parts[-4:])} cannot be read: that cell has no learning curve.")
+        return Curve()
 
 
 def make_curve(records: list[dict[str, Any]]) -> Curve:

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from sptune.evaluation.metrics.resampling import DISTINCT as DISTINCT_NGRAMS
-from sptune.evaluation.metrics.resampling import CorpusScore
+from sptune.evaluation.metrics.resampling import DISTINCT_METRICS, CorpusScore
 from sptune.evaluation.significance import BootstrapResult, paired_bootstrap
 from sptune.experiments.report.columns import SPECS
 from sptune.experiments.report.gains import DIST, averaged_metrics, gain_score, matched_scores
@@ -84,7 +83,7 @@ def find(systems: Sequence[System], reference: System | None) -> Findings:
         own = _scores(system)
         shared = [name for name in SPECS if name in own and name in base and comparable(own[name], base[name])]
         differences[system.label] = {
-            name: compare(own[name], base[name], replace=name not in DISTINCT_NGRAMS) for name in shared
+            name: compare(own[name], base[name], replace=name not in DISTINCT_METRICS) for name in shared
         }
         gains[system.label] = _gains(system, reference, own=own, base=base, averaged=averaged)
         fixed |= set(averaged) - set(shared) if AVERAGE in gains[system.label] else set()

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sptune.evaluation.metrics.profile import Reply, corpus_scores, per_reply
-from sptune.evaluation.metrics.resampling import DISTINCT
+from sptune.evaluation.metrics.resampling import DISTINCT_METRICS
 from sptune.evaluation.significance import Scores, paired_bootstrap
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def metric_movements(
     found = {}
     for name in before:
         clusters = ranked if name in ("hits_at_1", "mrr") else dialogues
-        replace = name not in DISTINCT
+        replace = name not in DISTINCT_METRICS
         moved = paired_bootstrap(after[name], before[name], clusters, replace=replace, samples=samples, seed=seed)
         whole = np.arange(len(clusters))
         first, second = (_of_rows(values[name], whole) for values in (before, after))
