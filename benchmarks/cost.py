@@ -2,7 +2,8 @@
 
 Run it on a quiet machine:  python benchmarks/cost.py [--data FILE] [--dialogues 8] [--repeat 5] [--only selection,fusion]
 
-Every variant runs in a process of its own, beside the same work without it: the two take turns, and the figures are ratios of the two.
+Every variant runs in a process of its own, beside the same work without it: the two take turns, now one first and now the other, and the
+figures are ratios of the two: the median, and the middle half of all rounds.
 
 Training steps, against `prompts` (K = 4 prompts of L = 8, L_LLM alone, no retriever):
 retriever           the retriever scores every context; no loss uses the scores
@@ -127,6 +128,15 @@ def seconds(step: Step) -> float:
     return time.perf_counter() - start
 
 
+def timed(bare: Step, step: Step, *, swapped: bool) -> tuple[float, float]:
+    """Seconds of both, which of the two is first being said: whichever is second may find the machine warmer."""
+    if swapped:
+        second, first = seconds(step), seconds(bare)
+    else:
+        first, second = seconds(bare), seconds(step)
+    return first, second
+
+
 def memory_mb(name: str) -> float:
     """`VmRSS`, what the process holds now, or `VmHWM`, the most it held since `reset_peak` (Linux)."""
     with open("/proc/self/status") as file:
@@ -155,10 +165,13 @@ def measure(variant: str, data: str, dialogues: int, repeat: int) -> dict[str, f
     for run in (bare, step):  # warm up
         run()
     memory = [step_mb(run) for run in (bare, step)]
-    pairs = [(seconds(bare), seconds(step)) for _ in range(repeat)]
+    rounds = [timed(bare, step, swapped=bool(i % 2)) for i in range(repeat)]
+    low, middle, high = statistics.quantiles([second / first for first, second in rounds], method="inclusive")
     return {
-        "seconds": statistics.median(second for _, second in pairs),
-        "time": statistics.median(second / first for first, second in pairs),
+        "seconds": statistics.median(second for _, second in rounds),
+        "time": middle,
+        "low": low,
+        "high": high,
         "step_mb": memory[1],
         "memory": memory[1] / max(1.0, memory[0]),
     }
@@ -176,14 +189,14 @@ def main() -> None:
         print(json.dumps(measure(args.variant, args.data, args.dialogues, args.repeat)))
         return
     shared = ["--data", args.data, "--dialogues", str(args.dialogues), "--repeat", str(args.repeat)]
-    print(f"{'variant':<17}{'seconds':>9}{'time':>9}{'step MB':>9}{'memory':>9}")
+    print(f"{'variant':<17}{'seconds':>9}{'time':>9}{'middle half':>15}{'step MB':>9}{'memory':>9}")
     for variant in args.only.split(","):
         command = [sys.executable, __file__, *shared, "--variant", variant]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         f = json.loads(output.splitlines()[-1])
-        print(
-            f"{variant:<17}{f['seconds']:>9.2f}{f['time']:>8.2f}x{f['step_mb']:>9.0f}{f['memory']:>8.2f}x", flush=True
-        )
+        half = f"{f['low']:.2f} to {f['high']:.2f}"
+        figures = f"{f['seconds']:>9.2f}{f['time']:>8.2f}x{half:>15}{f['step_mb']:>9.0f}{f['memory']:>8.2f}x"
+        print(f"{variant:<17}{figures}", flush=True)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,13 @@ ALTERNATING = (
     "{{ raise_exception('roles must alternate') }}{% endif %}{% endfor %}"
 )
 NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
-REFUSING = {"no system": NO_SYSTEM, "alternating": ALTERNATING, "neither": NO_SYSTEM + ALTERNATING}
+DEAF = "{% set messages = messages | rejectattr('role', 'equalto', 'system') | list %}"  # leaves system messages out
+REFUSING = {
+    "no system": NO_SYSTEM,
+    "deaf": DEAF,
+    "alternating": ALTERNATING,
+    "neither": NO_SYSTEM + ALTERNATING,
+}
 
 
 def refusing(refusal: str) -> Template:
@@ -67,7 +73,7 @@ PERSONA = ("i sail .", "i sing .")
 SILENT = (Turn("", "morning !"), Turn("hi"))
 
 
-@pytest.mark.parametrize("refusal", ["no system", "neither"])
+@pytest.mark.parametrize("refusal", ["no system", "deaf", "neither"])
 def test_a_persona_opens_the_first_user_message_where_there_is_no_system_role(refusal: str):
     template = refusing(REFUSING[refusal])
     said = (("user", "i sail .\ni sing .\n\nhi"), ("assistant", "hello"), ("user", "and you ?"))

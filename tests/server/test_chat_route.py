@@ -302,6 +302,19 @@ def test_what_is_not_understood_is_refused(live: LiveServer, field: str, value: 
     assert error["param"].partition(".")[0] == field
 
 
+def test_parts_that_are_no_text_are_named(live: LiveServer):
+    parts = [
+        {"type": "text", "text": "look"},
+        {"type": "image_url", "image_url": {"url": "x"}},
+        {"type": "input_audio"},
+    ]
+    error = refused(live, chat(messages=[{"role": "user", "content": parts}]))
+    assert error["message"] == (
+        "messages.0.content: only text is understood; leave out parts of type image_url, input_audio"
+    )
+    assert error["param"] == "messages.0.content"
+
+
 def test_what_changes_nothing_is_taken(live: LiveServer):
     neutral = {"tools": [], "tool_choice": "none", "presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}}
     neutral |= {"response_format": {"type": "text"}, "n": 1, "audio": None, "stop": None, "modalities": ["text"]}

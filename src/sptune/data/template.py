@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 TemplateKind = Literal["paper", "chat", "jinja"]
 
+_PROBE = "i sail the seven seas"  # what no chat template says by itself
+
 
 class Template(Protocol):
     """Renders a context."""
@@ -66,7 +68,7 @@ class ChatTemplate:
 
     Attributes:
         tokenizer: its `chat_template` renders the messages.
-        takes_system: it has a system role; without one, the persona opens the first user message.
+        takes_system: it has a system role, and says what a system message says; otherwise the persona opens the first user message.
         alternates: it wants a user message before every response, so that a silent user's is there and empty.
     """
 
@@ -79,13 +81,13 @@ class ChatTemplate:
 
     @classmethod
     def probed(cls, tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
-        """The one for a tokenizer, which is found out by trial: a chat template says what it refuses only by refusing it."""
+        """The one for a tokenizer, which is found out by trial: what a chat template refuses or leaves out shows only when it does."""
         plain = cls(tokenizer)
         system, silent, user, answer = (
             {"role": role, "content": text}
-            for role, text in (("system", "a"), ("user", ""), ("user", "b"), ("assistant", "c"))
+            for role, text in (("system", _PROBE), ("user", ""), ("user", "b"), ("assistant", "c"))
         )
-        takes_system = plain._takes(system, user) or not plain._takes(user)
+        takes_system = plain._takes(system, user, shown=_PROBE) or not plain._takes(user)
         answer_first = plain._takes(answer, user) or plain._takes(system, answer, user)
         return cls(
             tokenizer, takes_system=takes_system, alternates=not answer_first and plain._takes(silent, answer, user)
@@ -117,12 +119,12 @@ class ChatTemplate:
                 messages.append({"role": "assistant", "content": turn.response})
         return messages or [{"role": "user", "content": ""}]  # nothing at all is no conversation
 
-    def _takes(self, *messages: dict[str, str]) -> bool:
+    def _takes(self, *messages: dict[str, str], shown: str = "") -> bool:
+        """Whether these messages are rendered, and the text `shown` with them."""
         try:
-            self._render(list(messages), generate=True)
+            return shown in self._render(list(messages), generate=True)
         except ModelError:
             return False
-        return True
 
     def _render(self, messages: list[dict[str, str]], *, generate: bool) -> str:
         try:

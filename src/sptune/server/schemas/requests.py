@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from sptune.server.schemas.fields import Body, GenerationBody, Neutral, NoItems, Prompt
 
@@ -31,6 +31,15 @@ class Message(Body):
     audio: Neutral[None] = None
     tool_calls: Neutral[None] = None
     function_call: Neutral[None] = None
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _is_text(cls, content: Any) -> Any:
+        parts = content if isinstance(content, list) else []
+        kinds = {str(part["type"]) for part in parts if isinstance(part, dict) and part.get("type", "text") != "text"}
+        if kinds:
+            raise ValueError(f"only text is understood; leave out parts of type {', '.join(sorted(kinds))}")
+        return content
 
     @property
     def text(self) -> str:
