@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sptune.errors import RecipeError
 from sptune.model.retriever import AGES, Contexts, Reading, Retriever, seeded_retriever
@@ -85,6 +87,28 @@ def test_several_contexts_of_one_sequence():
 def test_means_of_long_half_precision_contexts_do_not_drift():
     row = torch.full((4000, D), 1.001).bfloat16()
     assert torch.equal(Contexts(row[None], torch.tensor([0]), torch.tensor([4000])).means(), row[:1].float())
+
+
+class NoFloat64(TorchDispatchMode):
+    """Refuses float64, as Apple GPUs do."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        assert not (isinstance(result, Tensor) and result.dtype == torch.float64), func
+        return result
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_device_without_float64_reads_contexts_in_float32(several: bool, monkeypatch: pytest.MonkeyPatch):
+    rows = rows_of(5, 9, 7)
+    contexts = batch_of(rows)
+    if several:
+        contexts = Contexts(torch.stack([rows[1]]), torch.zeros(2, dtype=torch.long), torch.tensor([4, 9]))
+    wanted = contexts.means(), contexts.recent(4.0)
+    monkeypatch.setattr(Contexts, "_exact", torch.float32)
+    with NoFloat64():
+        found = contexts.means(), contexts.recent(4.0)
+    torch.testing.assert_close(found, wanted)
 
 
 def test_a_mean_is_exactly_the_same_in_every_batch():

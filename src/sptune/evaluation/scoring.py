@@ -137,7 +137,7 @@ def _score_batch(
     model: SPTModel, batch: TokenBatch, turns: Sequence[ChosenTurn], gate_temperature: float
 ) -> list[TurnScore]:
     output = model(batch.to(model.backbone.device))
-    logprobs: Tensor = output.target_logprobs.double().cpu()  # (K, N)
+    logprobs: Tensor = output.target_logprobs.cpu().double()  # (K, N)
     tokens = example_tokens(batch.target_example, batch.examples).tolist()
     scores = []
     for turn, own in zip(turns, torch.split(logprobs, tokens, dim=1), strict=True):

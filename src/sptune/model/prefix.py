@@ -172,7 +172,7 @@ def token_logprobs(
         targets = [[*ids] if stop_id is None else [*ids, stop_id] for ids in part]
         states = [torch.cat([last, rows])[: len(ids)] for rows, ids in zip(own, targets, strict=True)]
         flat = torch.tensor([token for ids in targets for token in ids], dtype=torch.long, device=backbone.device)
-        logprobs = backbone.target_logprobs(torch.cat(states), flat).double().cpu()
+        logprobs = backbone.target_logprobs(torch.cat(states), flat).cpu().double()
         found += torch.split(logprobs, [len(ids) for ids in targets])
     return found
 

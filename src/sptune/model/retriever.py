@@ -44,22 +44,22 @@ class Contexts:
     def means(self) -> Tensor:
         """(n, D) float32 mean embedding of each context.
 
-        Sums in float64, so that a context's mean does not depend on its batch; a running one where a sequence has several contexts, which then
-        cost one pass.
+        Sums in float64 (float32 on Apple GPUs, which have no float64), so that a context's mean does not depend on its batch; a running one
+        where a sequence has several contexts, which then cost one pass.
         """
         if len(self.row) <= len(self.embeddings):
             return self._sums_apart().div_(self.length[:, None]).float()
-        sums = self.embeddings.double().cumsum(1)  # (B, T, D)
+        sums = self.embeddings.to(self._exact).cumsum(1)  # (B, T, D)
         end = self._start() + self.length
         total = sums[self.row, end - 1]  # (n, D)
         before = torch.where((self._start() > 0)[:, None], sums[self.row, (self._start() - 1).clamp(min=0)], 0.0)
         return ((total - before) / self.length[:, None]).float()
 
     def _sums_apart(self) -> Tensor:
-        """(n, D) float64 sum of each context's embeddings, each by itself."""
+        """(n, D) exact sum of each context's embeddings, each by itself."""
         spans = zip(self.row.tolist(), self._start().tolist(), self.length.tolist(), strict=True)
         return torch.stack(
-            [self.embeddings[row, start : start + length].sum(0, dtype=torch.float64) for row, start, length in spans]
+            [self.embeddings[row, start : start + length].sum(0, dtype=self._exact) for row, start, length in spans]
         )
 
     def recent(self, half_life: float) -> Tensor:
@@ -68,14 +68,14 @@ class Contexts:
         Ages are read some at a time, so that no tensor holds n whole contexts.
         """
         start, length = self._start()[:, None], self.length[:, None]  # (n, 1)
-        total = self.embeddings.new_zeros(len(self.row), self.embeddings.shape[2], dtype=torch.float64)
+        total = self.embeddings.new_zeros(len(self.row), self.embeddings.shape[2], dtype=self._exact)
         mass = total.new_zeros(len(self.row), 1)
         oldest = math.ceil(min(int(self.length.max()), MOST_HALF_LIVES * half_life))
         for newest in range(0, oldest, AGES):
             age = torch.arange(newest, min(newest + AGES, oldest), device=self.row.device)
-            weight = 0.5 ** (age.double() / half_life) * (age < length)  # (n, ages)
+            weight = 0.5 ** (age.to(self._exact) / half_life) * (age < length)  # (n, ages)
             position = (start + length - 1 - age).maximum(start)
-            tokens = self.embeddings[self.row[:, None], position].double()  # (n, ages, D)
+            tokens = self.embeddings[self.row[:, None], position].to(self._exact)  # (n, ages, D)
             total += torch.einsum("na,nad->nd", weight, tokens)
             mass += weight.sum(1, keepdim=True)
         return (total / mass).float()
@@ -92,6 +92,11 @@ class Contexts:
         mask = steps < self.length[:, None]  # (n, T')
         position = torch.where(mask, self._start()[:, None] + steps, 0)
         return self.embeddings[self.row[:, None], position].float(), mask
+
+    @property
+    def _exact(self) -> torch.dtype:
+        """What sums are made in."""
+        return torch.float32 if self.embeddings.device.type == "mps" else torch.float64
 
     def _start(self) -> Tensor:
         return torch.zeros_like(self.length) if self.start is None else self.start

@@ -53,15 +53,15 @@ def prepare_retriever(
     count = sum(len(sequence.spans) for sequence in sequences)
     if clusters:
         _check_clusters(model, contexts=count, alike=alike)
-    total = torch.zeros_like(retriever.centre, dtype=torch.float64)
+    total = torch.zeros(retriever.centre.shape, dtype=torch.float64)
     kept: list[Tensor] = []
     draw = torch.Generator().manual_seed(seed)
     for read in _read(model, sequences, budget):
-        total += read.double().sum(0)
+        total += read.cpu().double().sum(0)
         if whiten or clusters:
             kept.append(read[(torch.rand(len(read), generator=draw) * count < MOST_CONTEXTS).to(read.device)])
     if centre or whiten:
-        retriever.centre.copy_(total / count)
+        retriever.centre.copy_((total / count).float())
     if whiten:
         rank = retriever.whitener.shape[1]
         retriever.whitener.copy_(principal_components(torch.cat(kept) - retriever.centre, rank=rank))
@@ -105,7 +105,7 @@ def principal_components(vectors: Tensor, *, rank: int) -> Tensor:
     Raises:
         RecipeError: the vectors vary in fewer directions.
     """
-    values = vectors.double()
+    values = vectors.cpu().double()  # some devices have no float64
     variance, axes = torch.linalg.eigh(values.T @ values / len(values))  # ascending
     directions = int((variance > LEAST_VARIANCE * variance[-1]).sum())
     if directions < rank:

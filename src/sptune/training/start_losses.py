@@ -23,6 +23,6 @@ def start_losses(model: SPTModel, batches: Iterable[dict[str, TokenBatch]], *, s
     for one in deque(batches, maxlen=BATCHES):  # in a first epoch, none of them was learned from yet
         batch = one["batch"].to(model.backbone.device)
         logprobs = model(batch, first=starts).target_logprobs  # (starts, N)
-        sums -= logprobs.double().sum(1).float().cpu()
+        sums -= logprobs.cpu().double().sum(1).float()
         tokens += logprobs.shape[1]
     return sums / tokens
