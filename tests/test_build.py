@@ -123,10 +123,14 @@ def test_a_range_past_the_end_names_the_file(file: Path):
 # The model.
 
 
+def text_of(init: str, text: str) -> list[str]:
+    return [f"prompts.text={text}"] if init == "text" else []
+
+
 @pytest.mark.parametrize("init", ["vocabulary", "kmeans", "random", "text"])
 def test_prompts_are_as_asked_for_reproducible_and_different(tiny_base: LoadedBase, init: str):
     def make(seed: int) -> torch.Tensor:
-        recipe = recipe_of(f"prompts.init={init}", "prompts.text=mend the nets", f"seed={seed}")
+        recipe = recipe_of(f"prompts.init={init}", *text_of(init, "mend the nets"), f"seed={seed}")
         return build.make_model(recipe, base=tiny_base).prompts.embeddings.detach()
 
     prompts = make(0)
@@ -153,7 +157,7 @@ def test_prompts_may_come_from_a_network(tiny_base: LoadedBase, encoder: str, ne
 @pytest.mark.parametrize("init", ["vocabulary", "kmeans", "random", "text"])
 def test_more_virtual_tokens_than_the_vocabulary_has(tiny_base: LoadedBase, init: str):
     """K x L = 640 > 420: rows come more than once, the prompts still differ."""
-    recipe = recipe_of(f"prompts.init={init}", "prompts.text=nets", "prompts.count=16", "prompts.length=40")
+    recipe = recipe_of(f"prompts.init={init}", *text_of(init, "nets"), "prompts.count=16", "prompts.length=40")
     assert len(tiny_base.tokenizer) < 16 * 40
     prompts = build.make_model(recipe, base=tiny_base).prompts.embeddings.detach()
     assert len({tuple(prompt.flatten().tolist()) for prompt in prompts}) == 16

@@ -241,16 +241,31 @@ def test_check_refuses_turns_that_do_not_fit(place: Place, tmp_path: Path, sptun
             "evaluation={split: 25:28, bertscore_model: /no/b}",
             "evaluation.bertscore_model: BERTScore encoder: cannot load",
         ),
+        ("retriever.keys=clusters & prompts.count=99", "fewer than the 99 clusters of retriever.keys=clusters"),
+        ("retriever.whiten=32 & data.train=1:1", "fewer than 32"),
+        ("evaluation={split: 25:28, max_new_tokens: 1000}", "max_new_tokens: prompt, context and 1000 new tokens need"),
     ],
 )
 def test_check_refuses_what_training_would(
     place: Place, sptune: Callable[..., int], capsys: pytest.CaptureFixture[str], change: str, wanted: str
 ):
-    change = change.replace("DATA", str(place.data))
-    assert sptune("train", place.recipe, "--check", "data.train=1:20", "data.validation=null", change) != 0
+    changes = change.replace("DATA", str(place.data)).split(" & ")
+    assert sptune("train", place.recipe, "--check", "data.train=1:20", "data.validation=null", *changes) != 0
     printed = capsys.readouterr()
     assert wanted in printed.err
     assert "the recipe is good" not in printed.out
+
+
+@pytest.mark.parametrize("key", ["data.validation_path", "evaluation.path"])
+def test_dialogues_that_cannot_be_measured_are_told_before_training(
+    place: Place, tmp_path: Path, sptune: Callable[..., int], capsys: pytest.CaptureFixture[str], key: str
+):
+    file = write_talks(tmp_path / "long.jsonl", [replace(talks(1)[0], turns=(Turn("hi", "boats " * 1500),))])
+    run = tmp_path / "run"
+    command = ["train", place.recipe, f"output={run}", f"{key}={file}", "data.validation=null"]
+    assert sptune(*command) == EXIT_CODES[DataError]
+    assert "but the base model's window is" in capsys.readouterr().err
+    assert not run.exists()
 
 
 def test_an_encoder_that_cannot_be_loaded_is_told_before_training(

@@ -49,7 +49,7 @@ def test_every_dialogue_comes_once_an_epoch_within_the_budget(tiny_model: Callab
 
 
 def test_without_a_response_there_is_nothing_to_learn(tiny_model: Callable[..., SPTModel]):
-    with pytest.raises(DataError, match=r"no response to learn from; check data\.path and data\.train"):
+    with pytest.raises(DataError, match=r"data\.train: the dialogues hold no response"):
         encode_all(tiny_model(), [Dialogue("a", (), (Turn("hi"),))])
-    with pytest.raises(DataError, match="no response to learn from"):
+    with pytest.raises(DataError, match="hold no response"):
         encode_all(tiny_model(), [])

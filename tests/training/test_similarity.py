@@ -111,7 +111,7 @@ def test_jaccard_by_hand(measure, batch: TokenBatch):
     assert float(measure("jaccard", batch)[0, 2]) == 50.0
 
 
-@pytest.mark.parametrize("kind", TEXT_MEASURES)
+@pytest.mark.parametrize("kind", [*TEXT_MEASURES, "encoder"])
 def test_people_without_persona_are_not_known_to_be_alike(measure, batch: TokenBatch, kind: SimilarityKind):
     assert measure(kind, batch)[4].tolist() == [0] * 5
 

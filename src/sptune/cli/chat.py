@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 EPILOG = """Examples:
 
-sptune chat runs/demo/adapter --persona-text "I sail."
+sptune chat runs/quickstart/adapter --persona-text "I sail."
 
-sptune chat runs/demo/adapter --persona persona.txt --selection sticky --temperature 0.7 --seed 1
+sptune chat runs/quickstart/adapter --persona persona.txt --selection sticky --temperature 0.7 --seed 1
 
-sptune chat runs/demo/adapter --persona-text "I sail." --decoding gated
+sptune chat runs/quickstart/adapter --persona-text "I sail." --decoding gated
 
-sptune chat runs/demo/adapter --persona-text "I sail." --candidates 16
+sptune chat runs/quickstart/adapter --persona-text "I sail." --candidates 16
 
 sptune chat --base smollm2-135m
 
-echo "Who are you?" | sptune chat runs/demo/adapter --persona sample:test
+echo "Who are you?" | sptune chat runs/quickstart/adapter --persona sample:test
 """
 
 Speaker = Literal["top1", "fused", "gated"]

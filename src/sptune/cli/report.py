@@ -9,7 +9,7 @@ import typer
 
 EPILOG = """Examples:
 
-sptune report runs/first
+sptune report runs/quickstart
 
 sptune evaluate runs/quickstart/adapter --data other.txt --output runs/quickstart/evaluation/other
 

@@ -86,6 +86,7 @@ def run(recipe: Recipe, *, resume: bool = False, force: bool = False, evaluate: 
     base = build.load_recipe_base(recipe)
     model = build.make_model(recipe, base=base)
     if evaluate:
+        build.check_test(recipe, model, data)
         build.check_bertscore(recipe)
     bar = ProgressBar()
     trainer = build.make_trainer(recipe, model, data, callbacks=[bar])
@@ -191,7 +192,7 @@ def _check(recipe: Recipe) -> None:
                 raise UsageError(
                     f"{name}: {found.too_long} turns do not fit the base model's window; shorten or leave them out"
                 )
-    build.check_run(recipe, model)
+    build.check_run(recipe, model, data)
     typer.echo("the recipe is good")
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from sptune.config.sections import Number, Positive, Range, Section
+from sptune.config.sections import Number, Positive, Range, Section, Temperature
 
 KEPT_IN_ADAPTER = ("decoding", "gate_temperature")  # keys of `evaluation` that say who speaks, in adapters too
 
@@ -63,7 +63,7 @@ class EvaluationSection(Section):
         description="who speaks: the chosen prompt, at every token the average of all prompts, their gated average, or the best of some "
         "candidates; kept in the adapter",
     )
-    gate_temperature: Positive | None = Field(
+    gate_temperature: Temperature | None = Field(
         None, description="of the gate softmax(scores / gate_temperature); null is losses.gate_temperature"
     )
     rerank: RerankSection = RerankSection()

@@ -108,11 +108,15 @@ def _impossible(recipe: Recipe) -> Iterator[str]:
         )
     if recipe.template.kind == "jinja" and not recipe.template.file:
         yield "template.file: missing; template.kind=jinja needs the path of a Jinja file"
+    if recipe.template.file and recipe.template.kind != "jinja":
+        yield f"template.file: belongs to template.kind=jinja, which is {recipe.template.kind}; leave one of them out"
     yield from _impossible_prompts(recipe)
     yield from _impossible_retriever(recipe.retriever)
     yield from _impossible_losses(recipe.losses)
     trained_apart = recipe.retriever.keys != "prompts" and recipe.losses.objective != "mean"
-    if recipe.training.shared and not recipe.training.fork_noise and not trained_apart and recipe.prompts.count > 1:
+    start_apart = recipe.training.keep_starts and recipe.training.starts == recipe.prompts.count
+    parted = recipe.training.fork_noise or trained_apart or start_apart or recipe.prompts.count == 1
+    if recipe.training.shared and not parted:
         yield "training.fork_noise: 0 leaves prompts that training.shared made equal equal for ever; set it above 0"
     if recipe.training.starts > recipe.prompts.count:
         yield f"training.starts: {recipe.training.starts} is more than prompts.count={recipe.prompts.count}; lower it"
@@ -137,6 +141,9 @@ def _impossible_prompts(recipe: Recipe) -> Iterator[str]:
         yield "prompts.text: missing; prompts.init=text needs a text"
     if p.init == "file" and not p.file:
         yield "prompts.file: missing; prompts.init=file needs an adapter folder"
+    for key in ("text", "file"):
+        if getattr(p, key) is not None and p.init != key:
+            yield f"prompts.{key}: belongs to prompts.init={key}, which is {p.init}; leave one of them out"
     if p.encoder == "none":
         if p.encoder_hidden:
             yield "prompts.encoder_hidden: belongs to an encoder; set prompts.encoder to separate or shared"
@@ -161,8 +168,24 @@ def _impossible_retriever(retriever: RetrieverSection) -> Iterator[str]:
 def _impossible_losses(losses: LossesSection) -> Iterator[str]:
     if losses.contrastive.similarity == "encoder" and not losses.contrastive.encoder:
         yield "losses.contrastive.encoder: missing; similarity=encoder needs a sentence encoder's folder or hub id"
+    if losses.contrastive.encoder and losses.contrastive.similarity != "encoder":
+        yield (
+            f"losses.contrastive.encoder: belongs to similarity=encoder, which is {losses.contrastive.similarity}; "
+            "leave one of them out"
+        )
     if losses.llm_weight == 0 and losses.fusion.weight == 0:
         yield "losses.llm_weight: 0 with losses.fusion.weight=0 trains no prompt; set one of them above 0"
+    if losses.llm_weight == 0 and losses.objective != "mean" and not losses.balance_weight:
+        yield f"losses.objective: {losses.objective} is a form of L_LLM, which losses.llm_weight=0 switches off; leave one of them out"
+    if losses.llm_weight == 0 and losses.update != "all":
+        yield f"losses.update: {losses.update} is a form of L_LLM, which losses.llm_weight=0 switches off; leave one of them out"
+    if losses.shuffle_teachers and losses.objective == "mean" and not losses.selection.weight:
+        yield "losses.shuffle_teachers: there is no teacher to shuffle; set losses.selection.weight above 0, or an objective with a gate"
+    if losses.shuffle_teachers and losses.fusion.weight and losses.fusion.kind == "score_weighted_logits":
+        yield (
+            "losses.shuffle_teachers: the score-weighted fusion teaches the retriever, too, and cannot be shuffled; "
+            "set losses.fusion.kind=probability"
+        )
     if losses.objective != "mean" and losses.update != "all":
         yield f"losses.update: {losses.update} belongs to losses.objective=mean; leave one of them out"
     if losses.objective == "mean" and losses.balance_weight:

@@ -25,6 +25,7 @@ def _is_range(value: Any) -> Any:
 Range = Annotated[str | None, BeforeValidator(_is_range)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, le=1e6)]
+Temperature = Annotated[float, Field(gt=0, le=1e6)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -89,7 +90,7 @@ class TemplateSection(Section):
     )
     reserve: int = Field(64, ge=1, description="tokens kept free for the response")
     learn_stop: bool = Field(True, description="learn where a response ends")
-    stops: tuple[str, ...] | None = Field(
+    stops: tuple[Annotated[str, Field(min_length=1)], ...] | None = Field(
         None, description="texts that end a reply; null: line break, R:, Q:, colon for paper, else none"
     )
 
@@ -189,7 +190,7 @@ class LossesSection(Section):
         "mean",
         description="L_LLM of all prompts alike (published), of each by the gate softmax(scores / gate_temperature), or of their gated mixture",
     )
-    gate_temperature: Positive = Field(0.1, description="of objectives expected and mixture")
+    gate_temperature: Temperature = Field(0.1, description="of objectives expected and mixture")
     uniform_share: float = Field(
         0.0, ge=0, le=1, description="of objective=expected: share of the gate that is spread evenly over the prompts"
     )

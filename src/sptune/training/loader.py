@@ -51,13 +51,13 @@ class PackedLoader(DataLoader[TokenSequence]):
         self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
 
 
-def encode_all(model: SPTModel, dialogues: Sequence[Dialogue]) -> list[TokenSequence]:
-    """The token sequences of all training dialogues.
+def encode_all(model: SPTModel, dialogues: Sequence[Dialogue], *, key: str = "data.train") -> list[TokenSequence]:
+    """The token sequences of all training dialogues, or of those that the recipe's `key` names.
 
     Raises:
-        DataError: no dialogue has a response.
+        DataError: no dialogue has a response, or one does not fit the base model's window.
     """
     sequences = [sequence for dialogue in dialogues for sequence in model.encoder.encode(dialogue)]
     if not sequences:
-        raise DataError("the training dialogues hold no response to learn from; check data.path and data.train")
+        raise DataError(f"{key}: the dialogues hold no response to learn from or to measure; give others")
     return sequences

@@ -22,8 +22,8 @@ class SharedPrompts(TrainerCallback):
     that of K = 1. Then each prompt goes on from its start, where all starts are kept; or all from the start with the lowest loss.
 
     Every loss is a mean over the prompts that are run, so a prompt's gradient is a share of what it would have alone, and after the parting a
-    smaller one than its optimizer state has seen. It is given back its size, and clipped prompt by prompt, so that steps stay as long as those of
-    one prompt alone.
+    smaller one than its optimizer state has seen. Clipped with all others already, it is given back its size and clipped again, prompt by
+    prompt, so that steps stay about as long as those of one prompt alone.
 
     Nothing but the step and the prompts says where training stands, so a resumed run does the same. At least the last step is taken apart. A
     single prompt is left alone.

@@ -114,6 +114,8 @@ def sentence_encoder(name: str) -> Callable[[str], Tensor]:
     @lru_cache(maxsize=4096)
     @torch.no_grad()
     def embed(text: str) -> Tensor:
+        if not text.strip():  # which is like nothing, another of its kind included
+            return torch.zeros(model.config.hidden_size)
         inputs = tokenizer(text, return_tensors="pt", truncation=True, max_length=longest)
         mean: Tensor = model(**inputs).last_hidden_state[0].mean(0)
         return mean

@@ -55,7 +55,7 @@ class SPTTrainer(Trainer):
         callbacks: transformers callbacks, e.g. a progress bar.
 
     Raises:
-        DataError: no dialogue has a response, or there are fewer turns than clusters.
+        DataError: no dialogue has a response, one does not fit the base model's window, or there are fewer turns than clusters.
         RecipeError: early stopping without validation, a tracker that is not installed, or contexts that cannot be whitened or clustered as asked.
         StorageError: the folder cannot be made.
 
@@ -92,6 +92,8 @@ class SPTTrainer(Trainer):
         self.objective = Objective(losses, similarity=similarity, seed=seed)
         self.sequences = encode_all(model, train)
         self.validation = list(validation)
+        if self.validation:  # what is wrong with them must not show at the first checkpoint
+            encode_all(model, self.validation, key="data.validation")
         self.metrics = MetricsLog(self.folder / "metrics.jsonl")
         self.monitor = Monitor(
             centred=centre or model.retriever.reading.rank is not None,  # whitening always centres
