@@ -37,13 +37,13 @@ LIKELIHOOD = EvaluationSettings(parts=("likelihood",))
 
 @pytest.fixture(scope="module")
 def talks(dialogues: tuple[Dialogue, ...]) -> list[Dialogue]:
-    """Short dialogues; candidates in all turns but the first of each."""
+    """Short dialogues; candidates in all turns but the second of each."""
     return [
         replace(
             talk,
-            turns=(
-                talk.turns[0],
-                *(replace(turn, candidates=("no .", turn.response or "")) for turn in talk.turns[1:3]),
+            turns=tuple(
+                turn if number == 1 else replace(turn, candidates=("no .", turn.response or ""))
+                for number, turn in enumerate(talk.turns[:3])
             ),
         )
         for talk in dialogues
@@ -79,8 +79,32 @@ def test_what_is_taken_over_from_the_clean_version_is_what_would_be_measured(
     assert [score.selection for score in short.scores] == [turn.selection for turn in turns]
     for one, other in zip(short.scores, whole.scores, strict=True):
         assert one.logprobs == pytest.approx(other.logprobs, rel=1e-4)
-    assert [rank and rank.rank for rank in short.ranks] == [rank and rank.rank for rank in whole.ranks]
-    assert [one.prediction for one in short.replies] == [one.prediction for one in whole.replies]
+    assert short.ranks == whole.ranks
+    assert short.replies == whole.replies
+    assert {(one.dialogue, one.turn) for one in short.scores} == {(one.dialogue, one.turn) for one in whole.replies}
+
+
+def test_without_history_the_only_turn_of_a_dialogue_keeps_its_figures(model: SPTModel, talks: list[Dialogue]) -> None:
+    """Nothing is left out of it, so that all is taken over, under the id that it has now."""
+    short = [replace(talk, turns=talk.turns[:1]) for talk in talks]
+    clean = measure(model, choose_prompts(model, short), ALL)
+    found = measure(model, choose_prompts(model, perturb("history", short)), ALL, clean=clean)
+    assert [one.dialogue for one in found.scores] == [f"{talk.id}#0" for talk in talks]
+    assert [(one.logprobs, one.gated_logprob, one.mixture_logprob) for one in found.scores] == [
+        (one.logprobs, one.gated_logprob, one.mixture_logprob) for one in clean.scores
+    ]
+
+
+def test_a_gate_is_that_of_the_noisy_scores(model: SPTModel, talks: list[Dialogue], clean: Measurement) -> None:
+    noisy = with_noise(clean.turns, 0.3)
+    short, whole = measure(model, noisy, LIKELIHOOD, clean=clean).scores, measure(model, noisy, LIKELIHOOD).scores
+    assert [one.mixture_logprob for one in short] == pytest.approx([one.mixture_logprob for one in whole])
+    assert [one.mixture_logprob for one in short] != pytest.approx([one.mixture_logprob for one in clean.scores])
+    assert {one.gated_logprob for one in short} == {None}  # it mixes at every token, and only sums are kept
+    gated = replace(ALL, parts=("generation",), decoding=Decoding(max_new_tokens=3, kind="gated"))
+    before = measure(model, clean.turns, gated)
+    little = with_noise(clean.turns, 0.05)
+    assert measure(model, little, gated, clean=before).replies == measure(model, little, gated).replies
 
 
 def test_noise_asks_the_model_only_for_turns_that_get_another_prompt(
@@ -182,8 +206,12 @@ def test_each_condition_keeps_its_turns_and_replies(
         turns = [json.loads(line) for line in (folder / name / "turns.jsonl").read_text().splitlines()]
         assert len(turns) == sum(len(talk.turns) for talk in talks)
         assert all(turn["logprobs"] for turn in turns)
-        assert sum(turn["rank"] is not None for turn in turns) == sum(len(talk.turns) - 1 for talk in talks)
-        assert len((folder / name / "generations.jsonl").read_text().splitlines()) == len(turns)
+        assert sum(turn["rank"] is not None for turn in turns) == sum(
+            len(talk.turns) - (len(talk.turns) > 1) for talk in talks
+        )
+        replies = [json.loads(line) for line in (folder / name / "generations.jsonl").read_text().splitlines()]
+        for figure in ("dialogue", "turn", "prompt", "scores", "margin"):
+            assert [one[figure] for one in replies] == [turn[figure] for turn in turns]
 
 
 def test_the_report_names_every_condition_and_metric(result: tuple[RobustnessResult, Path]) -> None:

@@ -40,7 +40,7 @@ class TurnScore:
         fused_logprob: the same under the average of the K distributions at every token.
         selection: the prompt chosen for the context.
         gated_logprob: the same under their average weighted by the gate `pi_k = softmax_k(s_ik / tau)`; None in
-            evaluations made before it was measured.
+            evaluations made before it was measured, and where a robustness test put noise on the scores.
         mixture_logprob: `log sum_k pi_k p_k(R)`: one prompt, drawn from the gate, speaks the whole response; or None.
     """
 

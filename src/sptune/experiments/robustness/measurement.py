@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
 
 from sptune.evaluation.parts import Parts
 from sptune.evaluation.turns import ChosenTurn
+from sptune.model.mixture import mixed_logprobs, mixture_weights
 
 if TYPE_CHECKING:
     from sptune.evaluation.generation import Generation
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
     from sptune.evaluation.scoring import TurnScore
     from sptune.evaluation.turns import Progress
     from sptune.model.spt import SPTModel
+
+_Taken = TypeVar("_Taken", "TurnScore", "TurnRank", "Generation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,33 +57,46 @@ def measure(
         clean: the measurement of the undisturbed inputs: as many turns, with the same gold responses.
         progress: called as work gets done.
     """
-    new = [n for n, turn in enumerate(turns) if clean is None or not _alike(turn, clean.turns[n])]
+    parts = Parts(model, settings, progress)
+    alone = parts.speakers.kind == "top1" and settings.rerank is None
+    new = [n for n, turn in enumerate(turns) if clean is None or not _alike(turn, clean.turns[n], alone)]
     old = clean or Measurement(())
     made = Measurement(tuple(turns))
-    parts = Parts(model, settings, progress)
     if "likelihood" in settings.parts:
         made = replace(made, scores=tuple(_scores(parts, turns, clean)))
     if "ranking" in settings.parts:
         places = [n for n in new if _rankable(turns[n])]
         ranks = parts.rank([turns[n] for n in places])
-        made = replace(made, ranks=_merged(len(turns), old.ranks, dict(zip(places, ranks, strict=True))))
+        made = replace(made, ranks=_merged(turns, old.ranks, dict(zip(places, ranks, strict=True))))
     if "generation" in settings.parts:
         replies = parts.generate([turns[n] for n in new], None) if new else []
-        made = replace(made, replies=_merged(len(turns), old.replies, dict(zip(new, replies, strict=True))))
+        made = replace(made, replies=_merged(turns, old.replies, dict(zip(new, replies, strict=True))))
     return made
 
 
 def _scores(parts: Parts, turns: Sequence[ChosenTurn], clean: Measurement | None) -> list[TurnScore]:
     """Likelihoods under every prompt do not depend on the choice: where no context differs, those of `clean` hold."""
     if clean and all(turn.context_ids == old.context_ids for turn, old in zip(turns, clean.turns, strict=True)):
-        pairs = zip(clean.scores, turns, strict=True)
-        return [replace(score, selection=turn.selection) for score, turn in pairs]
+        tau = parts.speakers.gate_temperature
+        return [_gated_anew(score, turn, tau) for score, turn in zip(clean.scores, turns, strict=True)]
     return parts.score(turns)
 
 
-def _alike(turn: ChosenTurn, clean: ChosenTurn) -> bool:
-    """Whether both ask the same of the model."""
-    return turn.selection.prompt == clean.selection.prompt and turn.context_ids == clean.context_ids
+def _gated_anew(score: TurnScore, turn: ChosenTurn, gate_temperature: float) -> TurnScore:
+    """`score` under the gate of `turn`. A gate that mixes at every token needs what was not kept: its figure is None."""
+    taken = _taken_over(score, turn)
+    if turn.selection.scores == score.selection.scores:
+        return taken
+    gate = mixture_weights(turn.selection, kind="gated", temperature=gate_temperature)
+    mixture = mixed_logprobs(torch.tensor(score.logprobs, dtype=torch.double), gate)
+    return replace(taken, gated_logprob=None, mixture_logprob=float(mixture))
+
+
+def _alike(turn: ChosenTurn, clean: ChosenTurn, alone: bool) -> bool:
+    """Whether both ask the same of the model; unless the chosen prompt speaks alone, the scores have a say."""
+    mine, other = turn.selection, clean.selection
+    same = mine.prompt == other.prompt if alone else mine.scores == other.scores
+    return same and turn.context_ids == clean.context_ids
 
 
 def _rankable(turn: ChosenTurn) -> bool:
@@ -86,7 +104,22 @@ def _rankable(turn: ChosenTurn) -> bool:
     return bool(candidates) and len({text.strip() for text in (*candidates, turn.turn.response or "")}) > 1
 
 
-def _merged(count: int, old: Sequence[Any], new: dict[int, Any]) -> tuple[Any, ...]:
+def _merged(turns: Sequence[ChosenTurn], old: Sequence[Any], new: dict[int, Any]) -> tuple[Any, ...]:
     """One value a turn: the new one, else the old one, else None."""
-    values = dict(enumerate(old)) | new
-    return tuple(values.get(n) for n in range(count))
+    values = {n: _taken_over(one, turns[n]) for n, one in enumerate(old) if one} | new
+    return tuple(values.get(n) for n in range(len(turns)))
+
+
+def _taken_over(one: _Taken, turn: ChosenTurn) -> _Taken:
+    """What was measured of the clean version of `turn`, with what is of the turn itself."""
+    own: dict[str, Any] = {
+        "dialogue": turn.dialogue.id,
+        "turn": turn.span.turn,
+        "persona": turn.dialogue.persona,
+        "user": turn.turn.user,
+        "selection": turn.selection,
+        "scores": turn.selection.scores,
+        "margin": turn.selection.margin,
+    }
+    known = {field.name for field in fields(one)}
+    return replace(one, **{name: value for name, value in own.items() if name in known})
