@@ -214,6 +214,27 @@ def test_each_condition_keeps_its_turns_and_replies(
             assert [one[figure] for one in replies] == [turn[figure] for turn in turns]
 
 
+def test_nothing_is_left_of_the_test_that_another_replaces(
+    model: SPTModel, talks: list[Dialogue], tmp_path: Path
+) -> None:
+    first = Settings(("case",), (0.3,), replace(ALL, parts=("likelihood", "generation")), samples=5)
+    write_report(tmp_path, run(model, talks[:2], settings=first, output=tmp_path))
+    mine = {"case/notes.txt", "noise-study/turns.jsonl"}
+    for name in mine:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    kept: list[set[str]] = []
+
+    def look(*_: Any) -> None:
+        kept.append({str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()})
+
+    run(model, talks[:2], settings=Settings(("typos",), (), LIKELIHOOD, samples=5), output=tmp_path, progress=look)
+    assert kept[0] == mine
+    look()
+    assert kept[-1] == mine | {"robustness.json", "clean/turns.jsonl", "typos/turns.jsonl"}
+    assert not (tmp_path / "noise-0.3").exists()
+
+
 def test_the_report_names_every_condition_and_metric(result: tuple[RobustnessResult, Path]) -> None:
     found, folder = result
     text = (folder / "report.md").read_text()

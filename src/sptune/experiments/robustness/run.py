@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,8 +20,9 @@ from sptune.experiments.robustness.measurement import Measurement, measure
 from sptune.experiments.robustness.movement import choice_movement, metric_movements
 from sptune.experiments.robustness.noise import with_noise
 from sptune.experiments.robustness.perturbation import NAMES, meaning_of, perturb
+from sptune.experiments.robustness.report import PLOT_NAME, PLOTS_NAME, REPORT_NAME
 from sptune.experiments.robustness.result import Condition, RobustnessResult
-from sptune.files import write_json
+from sptune.files import storage_errors, write_json
 
 if TYPE_CHECKING:
     from sptune.data.dialogue import Dialogue
@@ -61,7 +63,7 @@ class Settings:
 
 def is_condition(name: str) -> bool:
     """Whether a test may write a folder of that name."""
-    return name in (CLEAN, *NAMES) or name.startswith(NOISE_PREFIX)
+    return name in (CLEAN, *NAMES) or bool(re.fullmatch(rf"{NOISE_PREFIX}[\d.e+-]+", name))
 
 
 def run(
@@ -80,7 +82,8 @@ def run(
         dialogues: of at least two dialogues with gold responses, which no perturbation touches.
         settings: how; see `Settings` for what holds where None.
         source: where model and dialogues came from, for the result.
-        output: a folder for `robustness.json`, and `turns.jsonl` and `generations.jsonl` of each condition.
+        output: a folder for `robustness.json`, and `turns.jsonl` and `generations.jsonl` of each condition. Those of an earlier test, and
+            its report, are removed before anything is measured.
         progress: called as work gets done, with the condition before the part.
 
     Raises:
@@ -92,6 +95,8 @@ def run(
     dialogues = dialogues[: settings.evaluation.limit]
     turns = choose_prompts(model, dialogues)
     disturbed = _disturbed(model, dialogues, turns, settings)
+    if output:
+        _clear(output)
     test = _Test(model, settings, output, progress)
     clean = test.measure(CLEAN, turns)
     conditions = [test.compare(clean, one) for one in disturbed]
@@ -105,6 +110,19 @@ def run(
     if output:
         write_json(output / RESULT_NAME, result.to_json())
     return result
+
+
+def _clear(output: Path) -> None:
+    """Remove an earlier test's files, its result first: they do not belong to the ones that are about to be written."""
+    stale = [output / RESULT_NAME, output / REPORT_NAME, output / PLOTS_NAME / f"{PLOT_NAME}.png"]
+    conditions = [folder for folder in output.glob("*") if is_condition(folder.name) and folder.is_dir()]
+    stale += [folder / name for folder in conditions for name in (TURNS_NAME, GENERATIONS_NAME)]
+    with storage_errors(output):
+        for path in stale:
+            path.unlink(missing_ok=True)
+        for folder in conditions:
+            if not any(folder.iterdir()):
+                folder.rmdir()
 
 
 @dataclass(frozen=True, slots=True)
