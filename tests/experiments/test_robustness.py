@@ -333,3 +333,17 @@ def test_what_cannot_be_done_is_refused_before_anything_is_measured(
     with pytest.raises(UsageError, match=words):
         run(tiny_model(count=count), talks[:used] or same, settings=settings, progress=lambda *what: seen.append(what))  # fmt: skip
     assert not seen
+
+
+@pytest.mark.parametrize("ranked", [0, 1])
+def test_ranking_without_candidates_is_refused_before_anything_is_measured(
+    model: SPTModel, talks: list[Dialogue], dialogues: tuple[Dialogue, ...], ranked: int
+) -> None:
+    seen: list[Any] = []
+    data = [*talks[:ranked], *dialogues[ranked:3]]
+    settings = Settings(("case",), (), EvaluationSettings(parts=("likelihood", "ranking")))
+    with pytest.raises(
+        UsageError, match=f"parts: ranking needs .* in at least 2 dialogues, and found them in {ranked};"
+    ):
+        run(model, data, settings=settings, progress=lambda *what: seen.append(what))
+    assert not seen

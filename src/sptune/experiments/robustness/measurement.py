@@ -65,7 +65,7 @@ def measure(
     if "likelihood" in settings.parts:
         made = replace(made, scores=tuple(_scores(parts, turns, clean)))
     if "ranking" in settings.parts:
-        places = [n for n in new if _rankable(turns[n])]
+        places = [n for n in new if rankable(turns[n])]
         ranks = parts.rank([turns[n] for n in places])
         made = replace(made, ranks=_merged(turns, old.ranks, dict(zip(places, ranks, strict=True))))
     if "generation" in settings.parts:
@@ -99,7 +99,8 @@ def _alike(turn: ChosenTurn, clean: ChosenTurn, alone: bool) -> bool:
     return same and turn.context_ids == clean.context_ids
 
 
-def _rankable(turn: ChosenTurn) -> bool:
+def rankable(turn: ChosenTurn) -> bool:
+    """Whether a turn has two or more candidates that differ."""
     candidates = turn.turn.candidates
     return bool(candidates) and len({text.strip() for text in (*candidates, turn.turn.response or "")}) > 1
 

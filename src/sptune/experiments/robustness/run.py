@@ -16,7 +16,7 @@ from sptune.evaluation.result import GENERATIONS_NAME, TURNS_NAME, DataInfo, dat
 from sptune.evaluation.run import Settings as EvaluationSettings
 from sptune.evaluation.run import Source
 from sptune.evaluation.turns import choose_prompts
-from sptune.experiments.robustness.measurement import Measurement, measure
+from sptune.experiments.robustness.measurement import Measurement, measure, rankable
 from sptune.experiments.robustness.movement import choice_movement, metric_movements
 from sptune.experiments.robustness.noise import with_noise
 from sptune.experiments.robustness.perturbation import NAMES, meaning_of, perturb
@@ -141,6 +141,12 @@ def _disturbed(
     evaluation = settings.evaluation
     if len({turn.dialogue.id for turn in turns}) < 2:
         raise UsageError("split: one dialogue cannot be resampled; at least 2 are needed")
+    ranked = {turn.dialogue.id for turn in turns if rankable(turn)}
+    if "ranking" in evaluation.parts and len(ranked) < 2:
+        raise UsageError(
+            f"parts: ranking needs two or more candidates a turn in at least 2 dialogues, and found them in {len(ranked)}; "
+            "give data with candidates, such as ConvAI2 files with 20 a turn, or leave ranking out"
+        )
     made = [
         _Disturbed(name, meaning_of(name), choose_prompts(model, perturb(name, dialogues, seed=evaluation.seed)))
         for name in settings.perturbations
