@@ -193,6 +193,16 @@ def test_samples_show_context_persona_and_every_reply(run: Path) -> None:
     assert "prompt 0, score 1.00; the best other is prompt 1, 0.49" in first
 
 
+def test_samples_show_no_replies_to_other_dialogues_of_the_same_ids(tmp_path: Path) -> None:
+    write_evaluation(tmp_path, "spt")
+    write_evaluation(tmp_path, "k1", replies=["a reply to this ."] * 12)
+    assert markdown_of(tmp_path).count("a reply to this .") == MOST_SAMPLES
+    path = tmp_path / "evaluation" / "k1" / GENERATIONS_NAME
+    others = [replace(one, reference=f"{one.reference} so .") for one in read_records(path, Generation)]
+    write_records(path, others)
+    assert "a reply to this ." not in markdown_of(tmp_path)
+
+
 @pytest.mark.parametrize("unfinished", [True, False, None])
 def test_only_replies_that_nothing_ended_are_called_cut(tmp_path: Path, unfinished: bool | None) -> None:
     write_evaluation(tmp_path, "spt")
@@ -442,6 +452,12 @@ def test_differences_need_the_same_turns(run: Path) -> None:
     assert all(one.difference == one.low == one.high == 0 for one in same.values())
     fewer = replace(found.main, turns=found.main.turns[1:], generations=found.main.generations[1:])
     assert differences(found.main, fewer) == {}
+    other_talks = replace(
+        found.main,
+        turns=tuple(replace(turn, bytes=(turn.bytes or 0) + 1) for turn in found.main.turns),
+        generations=tuple(replace(one, reference=f"{one.reference} so .") for one in found.main.generations),
+    )
+    assert differences(found.main, other_talks) == {}
     ruled = replace(found.main.result, settings=found.main.result.settings | {"profile": "standard"})
     assert set(differences(found.main, replace(found.main, result=ruled))) == {"perplexity"}
 

@@ -34,7 +34,7 @@ def differences(a: Evaluated, b: Evaluated) -> Differences:
 
     Returns:
         perplexity (under the chosen prompts), f1, bleu, dist1, dist2 -> difference. Those that cannot be computed are
-        left out: all of them where the evaluations are of different turns, or of fewer than two dialogues.
+        left out: all of them where the evaluations are of different turns (ids or gold responses), or of fewer than two dialogues.
     """
     return _of_likelihood(a.turns, b.turns) | _of_replies(a, b)
 
@@ -100,8 +100,12 @@ def _compare(a: Scores, b: Scores, clusters: list[str], *, replace: bool = True)
 def _same(
     a: tuple[TurnRecord, ...] | tuple[Generation, ...], b: tuple[TurnRecord, ...] | tuple[Generation, ...]
 ) -> bool:
-    turns = [(one.dialogue, one.turn) for one in a]
-    return turns == [(one.dialogue, one.turn) for one in b] and len({dialogue for dialogue, _ in turns}) > 1
+    return [_turn(one) for one in a] == [_turn(one) for one in b] and len({one.dialogue for one in a}) > 1
+
+
+def _turn(one: TurnRecord | Generation) -> tuple[str, int, str | int | None]:
+    """Which turn it is, with its gold response or how long that is: ids are places in a file, and alike in all files."""
+    return one.dialogue, one.turn, one.bytes if isinstance(one, TurnRecord) else one.reference
 
 
 def _replies(generations: tuple[Generation, ...]) -> list[Reply]:

@@ -62,7 +62,7 @@ def _sample(run: RunFolder, generation: Generation, others: dict[str, dict[tuple
     replies = [SampleReply("human", generation.reference)]
     for name, one in run.evaluations.items():
         found = others[name].get((generation.dialogue, generation.turn))
-        if found:
+        if found and found.reference == generation.reference:  # ids alone are alike in all files
             replies.append(SampleReply(label_of(name), found.prediction, _detail(one, found), main=name == MAIN))
     title = f"Dialogue {generation.dialogue}, turn {generation.turn + 1}"
     return Sample(title, generation.persona, generation.user, tuple(replies))
