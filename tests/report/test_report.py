@@ -24,9 +24,13 @@ from typer.testing import CliRunner
 
 from sptune.cli.main import app
 from sptune.errors import DataError
+from sptune.evaluation.candidate_replies import Reranking, Sampling
 from sptune.evaluation.generation import Generation
 from sptune.evaluation.records import read_records, write_records
+from sptune.evaluation.rerank import RerankWeights
 from sptune.evaluation.result import GENERATIONS_NAME, load_result
+from sptune.evaluation.run import Settings, as_json
+from sptune.model.generate import Decoding
 from sptune.report import figures, write_report
 from sptune.report.closing import shown_folder
 from sptune.report.differences import comparable, differences
@@ -37,7 +41,7 @@ from sptune.report.overview import duration
 from sptune.report.plots import style
 from sptune.report.plots.score_map import TurnScores
 from sptune.report.results import tone
-from sptune.report.run_folder import read_run
+from sptune.report.run_folder import Evaluated, read_run
 from sptune.report.run_info import describe_run, load_run_info, save_run_info
 from sptune.report.samples import MOST_SAMPLES, pick_samples
 from sptune.report.selection import best_single_share, correlations
@@ -442,6 +446,54 @@ def test_only_a_gate_that_speaks_is_part_of_decoding(run: Path, one: Any, other:
         for decoding in (one, other)
     )
     assert comparable(first, second) == (["the decoding"] if told else [])
+
+
+def settled(one: Evaluated, *, prompts: int = 4, **settings: Any) -> Evaluated:
+    """`one` as an evaluation with other settings."""
+    assert one.result.model
+    asked = one.result.settings | as_json(Settings(**settings))
+    return replace(one, result=replace(one.result, model=replace(one.result.model, prompts=prompts), settings=asked))
+
+
+def drawn(**sampling: Any) -> Reranking:
+    return Reranking(Sampling(**sampling), RerankWeights(likelihood="fused"))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "told"),
+    [
+        ({"rerank": drawn()}, {}, ["the decoding"]),
+        ({"rerank": drawn()}, {"prompts": 1}, ["the decoding"]),
+        ({"rerank": drawn(candidates=4)}, {"rerank": drawn(candidates=8)}, ["the decoding"]),
+        ({"rerank": drawn(seed=0)}, {"rerank": drawn(seed=1)}, []),
+        ({"rerank": drawn(source="each")}, {"rerank": drawn(source="top1")}, ["the decoding"]),
+        ({"rerank": drawn(source="each")}, {"rerank": drawn(source="top1"), "prompts": 1}, []),
+        ({"decoding": Decoding(kind="fused")}, {"decoding": Decoding(kind="top1")}, ["the decoding"]),
+        ({"decoding": Decoding(kind="fused")}, {"decoding": Decoding(kind="top1"), "prompts": 1}, []),
+        ({"bertscore_model": "a"}, {"bertscore_model": "b"}, ["the encoder of BERTScore"]),
+        ({"bertscore_model": "a"}, {}, []),
+    ],
+)
+def test_who_speaks_candidates_and_encoders_are_compared(run: Path, one: Any, other: Any, told: list[str]) -> None:
+    main = read_run(run).main
+    assert main is not None
+    first, second = settled(main, **one), settled(main, **other)
+    assert comparable(first, second) == comparable(second, first) == told
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"rerank": drawn(candidates=24)}, "replies are the best of 24 candidates, at most 32 new tokens;"),
+        ({"decoding": Decoding(kind="fused")}, "replies are decoded greedily by all prompts together (fused), at most"),
+        ({"decoding": Decoding(kind="fused"), "prompts": 1}, "replies are decoded greedily, at most 32 new tokens;"),
+    ],
+)
+def test_how_replies_were_made_is_said(run: Path, settings: Any, words: str) -> None:
+    found = read_run(run)
+    assert found.main is not None
+    told = replace(found, evaluations={"spt": settled(found.main, **settings)})
+    assert words in to_markdown(make_document(told, {})).replace("\\", "")
 
 
 def test_differences_need_the_same_turns(run: Path) -> None:

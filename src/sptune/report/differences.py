@@ -23,6 +23,7 @@ Differences: TypeAlias = dict[str, BootstrapResult]
 SAMPLES = 1000
 LEVEL = 0.95
 ENOUGH = 20  # dialogues; intervals over fewer are rough
+_WHO = ("kind", "gate_temperature", "sampling.source", "weights.likelihood")  # settings that say who speaks
 
 
 def differences(a: Evaluated, b: Evaluated) -> Differences:
@@ -51,9 +52,12 @@ def comparable(a: Evaluated, b: Evaluated) -> list[str]:
     found = []
     if a.result.data and b.result.data and a.result.data.sha256 != b.result.data.sha256:
         found.append("the dialogues")
+    alone = any(one.result.model and one.result.model.prompts == 1 for one in (a, b))
+    of_a, of_b = a.result.settings, b.result.settings
     pairs = (
-        ("the rules of the metrics", a.result.settings.get("profile"), b.result.settings.get("profile")),
-        ("the decoding", _decoding(a), _decoding(b)),
+        ("the rules of the metrics", of_a.get("profile"), of_b.get("profile")),
+        ("the decoding", _decoding(of_a, alone), _decoding(of_b, alone)),
+        ("the encoder of BERTScore", of_a.get("bertscore_model"), of_b.get("bertscore_model")),
     )
     found += [text for text, left, right in pairs if left is not None and right is not None and left != right]
     if a.result.model and b.result.model and a.result.model.template != b.result.model.template:
@@ -61,12 +65,18 @@ def comparable(a: Evaluated, b: Evaluated) -> list[str]:
     return found
 
 
-def _decoding(one: Evaluated) -> dict[str, Any] | None:
-    """How replies were generated, without what an adapter's own gate needs where it does not speak."""
-    decoding = one.result.settings.get("decoding")
-    if decoding is None or decoding.get("kind") == "gated":
-        return decoding
-    return {key: value for key, value in decoding.items() if key != "gate_temperature"}
+def _decoding(settings: dict[str, Any], alone: bool) -> dict[str, Any] | None:
+    """How replies were generated or chosen, without the candidates' seed and without what has no effect: the temperature of
+    a gate that does not speak, and who speaks where one of the two models has a single prompt (`alone`)."""
+    if settings.get("decoding") is None:
+        return None
+    candidates = settings.get("rerank") or {}  # sampling and weights
+    how = settings["decoding"] | {
+        f"{part}.{name}": value for part in candidates for name, value in candidates[part].items()
+    }
+    gated = any(how.get(name) in ("gated", "mixture", "drawn") for name in _WHO)
+    without = _WHO if alone else () if gated else ("gate_temperature",)
+    return {name: value for name, value in how.items() if name not in (*without, "sampling.seed")}
 
 
 def _of_likelihood(a: tuple[TurnRecord, ...], b: tuple[TurnRecord, ...]) -> Differences:

@@ -118,12 +118,19 @@ def _what_was_measured(run: RunFolder) -> str:
     if data:
         split = f", dialogues {data.split}" if data.split else ""
         where = f"{data.turns:,} turns of {data.dialogues:,} dialogues ({data.path or 'in memory'}{split})"
-    decoding = settings.get("decoding") or {}
+    rules = f"text metrics by the rules `{settings.get('profile', 'unknown')}`"
+    return f"Measured on {where}; replies are {_how_replies(one.result)}; {rules}. {_legend(run)}"
+
+
+def _how_replies(result: EvaluationResult) -> str:
+    decoding, candidates = result.settings.get("decoding") or {}, result.settings.get("rerank")
     how = "sampled" if decoding.get("temperature") else "decoded greedily"
     how = f"searched with {decoding['num_beams']} beams" if decoding.get("num_beams", 1) > 1 else how
-    most = f", at most {decoding['max_new_tokens']} new tokens" if "max_new_tokens" in decoding else ""
-    rules = f"text metrics by the rules `{settings.get('profile', 'unknown')}`"
-    return f"Measured on {where}; replies are {how}{most}; {rules}. {_legend(run)}"
+    if candidates:
+        how = f"the best of {candidates['sampling']['candidates']} candidates"
+    elif decoding.get("kind") in ("fused", "gated") and result.model and result.model.prompts > 1:
+        how += f" by all prompts together ({decoding['kind']})"
+    return how + (f", at most {decoding['max_new_tokens']} new tokens" if "max_new_tokens" in decoding else "")
 
 
 def _legend(run: RunFolder) -> str:
