@@ -59,7 +59,7 @@ def test_it_says_what_an_evaluation_would_choose(model: SPTModel, dialogues: tup
 
 def test_the_prompt_may_be_forced(model: SPTModel, dialogues: tuple[Dialogue, ...]) -> None:
     """It alone draws the candidates and weighs them, whatever the gate thinks of it."""
-    alone = Reranking(replace(HOW.sampling, source="top1"), replace(HOW.weights, likelihood="top1"))
+    alone = HOW.alone()
     engine, context = RerankingEngine(model, HOW), dialogues[0].context(0)
     found = [reply_to(engine, context, prompt=k) for k in range(3)]
     turns = [turn for k in range(3) for turn in choose_prompts(model, dialogues[:1], prompt=k)[:1]]

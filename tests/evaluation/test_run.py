@@ -260,6 +260,25 @@ def test_kept_candidates_give_the_same_choice_without_the_model(chosen: tuple[Ev
     )
 
 
+@pytest.mark.parametrize("how", [{"prompt": 1}, {"rule": "random", "seed": 5}])
+def test_a_prompt_that_is_forced_or_drawn_makes_its_candidates_alone(
+    model: SPTModel, talks: Dialogues, tmp_path: Path, how: dict
+) -> None:
+    """The turns, the candidates, the replies and what is recorded tell the same story."""
+    assert CHOOSE.rerank
+    every = replace(CHOOSE.rerank, sampling=replace(CHOOSE.rerank.sampling, source="each", greedy=3))
+    found = evaluate(model, talks, settings=replace(CHOOSE, rerank=every, **how), output=tmp_path)
+    spoke = [turn.prompt for turn in found.turns]
+    assert spoke == [turn.selection.prompt for turn in choose_prompts(model, talks, **how)]
+    assert [reply.prompt for reply in found.generations] == spoke
+    for prompt, one in zip(spoke, read_records(tmp_path / "candidates.jsonl", TurnCandidates), strict=True):
+        assert {candidate.prompt for candidate in one.candidates} == {prompt}
+    recorded = found.result.settings["rerank"]
+    assert (recorded["sampling"]["source"], recorded["weights"]["likelihood"]) == ("top1", "top1")
+    turns = choose_prompts(model, talks, **how)
+    assert found.result.ranking == ranking(rank_turns(model, turns, reranking=every.alone()), turns=13)
+
+
 def test_ranking_and_gated_figures_follow_the_settings(
     chosen: tuple[Evaluation, Path], model: SPTModel, talks: Dialogues
 ) -> None:
@@ -383,6 +402,10 @@ def test_a_folder_that_cannot_be_written_is_a_storage_error(model: SPTModel, tal
         ({"profile": "own"}, "profile: 'own'"),
         ({"rule": "best"}, "rule: 'best'"),
         ({"limit": 0}, "limit: 0"),
+        (
+            {"rerank": Reranking(), "decoding": Decoding(num_beams=2)},
+            "num_beams: 2 beams .* use num_beams=1 with rerank",
+        ),
         ({"token_budget": 0}, "token_budget: 0"),
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sptune.data.encoder import TokenSequence, TurnSpan
@@ -36,7 +35,6 @@ class RerankingEngine(LocalEngine):
     def __init__(self, model: SPTModel, how: Reranking) -> None:
         super().__init__(model)
         self._how = how
-        self._alone = Reranking(replace(how.sampling, source="top1"), replace(how.weights, likelihood="top1"))
 
     def _begin(
         self, context: Dialogue, ids: tuple[int, ...], selection: Selection, decoding: Decoding, *, forced: bool
@@ -46,7 +44,7 @@ class RerankingEngine(LocalEngine):
             return super()._begin(context, ids, selection, decoding, forced=forced)
         span = TurnSpan(len(context.turns) - 1, len(ids), len(ids), 0)
         turn = ChosenTurn(TokenSequence(context, ids, (span,)), span, selection)
-        return self._best(turn, decoding, self._alone if forced else self._how)
+        return self._best(turn, decoding, self._how.alone() if forced else self._how)
 
     def _best(self, turn: ChosenTurn, decoding: Decoding, how: Reranking) -> Generator[Chunk, None, None]:
         check_window(self.model, len(turn.context_ids), decoding.max_new_tokens)

@@ -90,6 +90,11 @@ class Reranking:
         if self.weights.prior and self.sampling.prior == "none":
             raise UsageError("prior: none was asked for, but it has a weight; set the weight to 0, or prior to prompt")
 
+    def alone(self) -> Reranking:
+        """The same where a prompt is forced, or drawn whatever its score: it alone draws the candidates and weighs them."""
+        sampling = replace(self.sampling, source="top1", greedy=min(self.sampling.greedy, 1))
+        return Reranking(sampling, replace(self.weights, likelihood="top1"))
+
 
 def make_candidates(
     model: SPTModel,

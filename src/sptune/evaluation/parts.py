@@ -57,6 +57,8 @@ class Parts:
         self.settings = settings
         self.progress = progress
         forced = settings.prompt is not None or settings.rerank is not None
+        alone = settings.prompt is not None or settings.rule != "top1"
+        self.rerank = settings.rerank.alone() if settings.rerank and alone else settings.rerank
         self.decoding = settings.decoding.meant(model.speakers, rule=settings.rule, forced=forced)
         self.speakers = self.decoding.speakers(model.speakers)
         self.seconds: dict[str, float] = {}
@@ -91,7 +93,7 @@ class Parts:
                 turns,
                 kind=self.speakers.kind,
                 gate_temperature=self.speakers.gate_temperature,
-                reranking=self.settings.rerank,
+                reranking=self.rerank,
                 progress=self.progress,
             )
 
@@ -101,7 +103,7 @@ class Parts:
             return []
         try:
             with self.timed("generation"):
-                made = self._choose(turns, rerank, output) if (rerank := self.settings.rerank) else self._say(turns)
+                made = self._choose(turns, self.rerank, output) if self.rerank else self._say(turns)
         except GenerationInterrupted as stop:
             if output and stop.done:
                 write_records(output / PARTIAL_NAME, stop.done)

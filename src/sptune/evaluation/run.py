@@ -66,7 +66,8 @@ class Settings:
         seed: of the rules `sample` and `random`, and of self-BLEU's sample.
         limit: evaluate the first so many dialogues; None is all.
         token_budget: the most tokens of a batch.
-        rerank: how candidates are drawn and chosen from, in place of one reply a turn; None does not.
+        rerank: how candidates are drawn and chosen from, in place of one reply a turn; None does not. Where `prompt` or `rule` say
+            which prompt speaks, it draws and weighs them alone (`Reranking.alone`).
     """
 
     parts: tuple[Part, ...] = PARTS
@@ -91,6 +92,10 @@ class Settings:
         if self.prompt is not None and self.rule != "top1":
             raise UsageError(
                 f"rule: {self.rule} chooses nothing where prompt {self.prompt} is forced; leave one of them out"
+            )
+        if self.rerank and self.decoding.num_beams > 1:
+            raise UsageError(
+                f"num_beams: {self.decoding.num_beams} beams follow one prompt; use num_beams=1 with rerank, which draws its candidates"
             )
         for name, number in (("limit", self.limit), ("token_budget", self.token_budget)):
             if number is not None and number < 1:
@@ -174,7 +179,7 @@ def evaluate(
     result = EvaluationResult(
         model=model_info(model, source.adapter),
         data=DataInfo(source.path, source.split, source.persona, len(dialogues), len(turns), data_hash(dialogues)),
-        settings=as_json(replace(settings, decoding=run.decoding)) | {"stops": list(model.stops)},
+        settings=as_json(replace(settings, decoding=run.decoding, rerank=run.rerank)) | {"stops": list(model.stops)},
         likelihood=likelihood(scores) if scores else None,
         selection=selection_quality(scores) if scores and model.prompts.count > 1 else None,
         ranking=ranking(ranks, turns=len(turns)),
