@@ -14,10 +14,11 @@ import typer
 from invoked import failure, succeeded
 from typer.testing import CliRunner, Result
 
+from evaluation.tiny_encoder import save_encoder
 from sptune.cli.evaluate import evaluate
 from sptune.data.save import save_dialogues
 from sptune.errors import AdapterError, DataError, ModelError, RecipeError, SptError, UsageError
-from sptune.evaluation import generation
+from sptune.evaluation import generation, parts
 from sptune.evaluation.records import read_records
 from sptune.evaluation.rerank import TurnCandidates
 from sptune.evaluation.result import load_result
@@ -264,6 +265,25 @@ def test_ctrl_c_says_where_the_replies_are(
     early = run(*arguments, "--output", tmp_path, "--force")
     assert early.exit_code == 130
     assert "interrupted after 0 of 13 replies; none was finished, so there is none to keep" in early.stderr
+
+
+@pytest.mark.parametrize("part", ["with_bertscore", "measure"])
+def test_ctrl_c_while_replies_are_measured_says_where_they_are(
+    adapter: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    def press(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    encoder = save_encoder(tmp_path / "encoder")
+    arguments = (adapter, "--data", data, "--parts", "generation", "--bertscore-model", encoder, *QUICK)
+    with monkeypatch.context() as stopping:
+        stopping.setattr(parts, part, press)
+        stopped, unkept = run(*arguments, "--output", tmp_path / "out"), run(*arguments)
+    replies = tmp_path / "out" / "generations.jsonl"
+    assert (stopped.exit_code, unkept.exit_code) == (130, 130)
+    assert f"interrupted after 13 of 13 replies; they are in {replies}; `sptune evaluate --from" in stopped.stderr
+    assert "none were kept (--output FOLDER would have)" in unkept.stderr
+    assert json.loads(done("--from", replies, "--json").stdout)["metrics"]["replies"] == 13
 
 
 def test_ctrl_c_before_anything_is_finished(adapter: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -343,6 +343,28 @@ def test_candidates_go_on_where_they_were(model: SPTModel, talks: Dialogues, tmp
     assert (tmp_path / "samples" / "candidates.jsonl").read_text() != whole
 
 
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, ModelError("the encoder broke")])
+def test_candidates_outlast_the_metrics(
+    model: SPTModel, talks: Dialogues, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: BaseException
+) -> None:
+    """All candidates are there: whatever ends the evaluation then, the next one draws none."""
+    settings = replace(CHOOSE, parts=("generation",))
+
+    def fail(*_: object, **__: object) -> None:
+        raise stop
+
+    with monkeypatch.context() as broken:
+        broken.setattr(parts, "measure", fail)
+        with pytest.raises((GenerationInterrupted, ModelError)):
+            evaluate(model, talks, settings=settings, output=tmp_path)
+    seen: list[int] = []
+    found = evaluate(model, talks, settings=settings, output=tmp_path, progress=lambda part, done, _: seen.append(done))
+    assert seen == [13]
+    assert tuple(read_records(tmp_path / "generations.jsonl", Generation)) == found.generations
+    assert len(read_records(tmp_path / "candidates.jsonl", TurnCandidates)) == 13
+    assert not (tmp_path / "candidates.partial.jsonl").exists()
+
+
 def test_an_evaluation_from_before_there_were_gates_is_read(whole: Evaluation, output: Path, tmp_path: Path) -> None:
     record = whole.result.to_json()
     for name in ("gated_perplexity", "mixture_perplexity"):

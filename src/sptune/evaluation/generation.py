@@ -58,7 +58,7 @@ class Generation:
 
 
 class GenerationInterrupted(KeyboardInterrupt):
-    """Ctrl-C while replies were generated.
+    """Ctrl-C while replies were generated, or measured.
 
     Attributes:
         done: the replies that were finished, in the order of the data.

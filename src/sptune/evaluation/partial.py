@@ -51,11 +51,6 @@ class PartialCandidates:
             with storage_errors(self._path), self._path.open("a", encoding="utf-8") as file:
                 file.writelines(f"{record_line(one)}\n" for one in batch)
 
-    def remove(self) -> None:
-        """Remove the file: all is written elsewhere."""
-        if self._path:
-            self._path.unlink(missing_ok=True)
-
     def _read(self) -> list[TurnCandidates]:
         """What an earlier process left, up to a line that it could not finish."""
         try:

@@ -116,7 +116,7 @@ class Parts:
 
     def _bertscored(self, made: Sequence[Generation], encoder: str, output: Path | None) -> list[Generation]:
         """Replies with their BERTScore, which stand in `output` already: scoring may take long."""
-        with self.timed("bertscore"):
+        with self.timed("bertscore"), _all_made(made, output):
             scored = with_bertscore(made, bertscore.load_encoder(encoder))
         if output:
             write_records(output / GENERATIONS_NAME, scored)
@@ -145,7 +145,6 @@ class Parts:
         made = _all(turns, partial)
         if output:
             write_records(output / CANDIDATES_NAME, made)
-            partial.remove()
         return [chosen_reply(one, how.weights) for one in made]
 
     def _candidates(
@@ -175,15 +174,24 @@ class Parts:
             "gate_temperature": self.speakers.gate_temperature,
         }
 
-    def measure(self, generations: Sequence[Generation]) -> MetricReport | None:
-        """Metrics of the replies."""
+    def measure(self, generations: Sequence[Generation], output: Path | None) -> MetricReport | None:
+        """Metrics of the replies, which stand in `output` already."""
         if not generations:
             return None
-        with self.timed("metrics"):
+        with self.timed("metrics"), _all_made(generations, output):
             wanted = self.settings
             return measure(
                 generations, profile=wanted.profile, bertscore_model=wanted.bertscore_model, seed=wanted.seed
             )
+
+
+@contextmanager
+def _all_made(replies: Sequence[Generation], output: Path | None) -> Iterator[None]:
+    """On Ctrl-C, tell that every reply was made, and where they are: measuring them may take long."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise GenerationInterrupted(replies, len(replies), output and output / GENERATIONS_NAME) from stop
 
 
 def _place(turn: ChosenTurn) -> tuple[str, int]:

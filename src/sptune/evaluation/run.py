@@ -152,7 +152,7 @@ def evaluate(
         source: where model and dialogues came from, for the result.
         output: a folder for `turns.jsonl`, `generations.jsonl` and `evaluation.json`. Each is written as soon as it is
             complete, and replaces an earlier one; on Ctrl-C the replies so far go to `generations.partial.jsonl`. Candidates are kept
-            as they are made: the same evaluation into the same folder goes on with them, however it was stopped.
+            as they are made, until all is done: the same evaluation into the same folder goes on with them, however it was stopped.
         progress: called as work gets done.
 
     Raises:
@@ -160,7 +160,7 @@ def evaluate(
         UsageError: a setting that does not fit the model.
         ModelError: numbers that are not finite, or an encoder for BERTScore that cannot be loaded.
         StorageError: `output` cannot be written.
-        GenerationInterrupted: Ctrl-C while replies were generated.
+        GenerationInterrupted: Ctrl-C while replies were generated or measured.
     """
     settings, source = settings or Settings(), source or Source()
     dialogues = dialogues[: settings.limit]
@@ -183,12 +183,14 @@ def evaluate(
         likelihood=likelihood(scores) if scores else None,
         selection=selection_quality(scores) if scores and model.prompts.count > 1 else None,
         ranking=ranking(ranks, turns=len(turns)),
-        metrics=run.measure(generations),
+        metrics=run.measure(generations, output),
         missing={"ranking": NO_CANDIDATES} if "ranking" in settings.parts and not ranks else {},
         timings=run.seconds,
     )
     if output:
         save_result(output, result)
+        with storage_errors(output):
+            (output / PARTIAL_CANDIDATES_NAME).unlink(missing_ok=True)
     return Evaluation(result, tuple(records), tuple(generations))
 
 
