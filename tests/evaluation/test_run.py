@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable
@@ -24,7 +25,9 @@ from sptune.evaluation.run import NO_CANDIDATES, Evaluation, Settings, Source, e
 from sptune.evaluation.scoring import likelihood, score_turns
 from sptune.evaluation.turns import choose_prompts
 from sptune.model.generate import Decoding
+from sptune.model.load import LoadedBase
 from sptune.model.spt import SPTModel
+from tiny import tiny_spt
 
 Dialogues = tuple[Dialogue, ...]
 QUICK = Settings(decoding=Decoding(max_new_tokens=5))
@@ -341,6 +344,38 @@ def test_candidates_go_on_where_they_were(model: SPTModel, talks: Dialogues, tmp
     more = replace(settings.rerank, sampling=replace(settings.rerank.sampling, seed=7))
     assert begun(tmp_path / "samples", replace(settings, rerank=more)) == 0
     assert (tmp_path / "samples" / "candidates.jsonl").read_text() != whole
+
+
+def test_candidates_of_another_model_are_not_taken_over(
+    model: SPTModel, tiny_base: LoadedBase, talks: Dialogues, tmp_path: Path
+) -> None:
+    """A layer, or the room for the history, is another: embeddings, adapter, dialogues and sampling are the same."""
+    trained = copy.deepcopy(tiny_base.backbone)
+    next(iter(trained.model.model.layers.parameters())).data.mul_(1.01)
+    others = {
+        "weights": tiny_spt(LoadedBase(trained, tiny_base.tokenizer)),
+        "room": tiny_spt(tiny_base, max_length=100),
+        "same": tiny_spt(tiny_base),
+    }
+    settings = replace(CHOOSE, token_budget=1, parts=("generation",))
+
+    def press(part: str, done: int, total: int) -> None:
+        if part == "candidates" and done == 3:
+            raise KeyboardInterrupt
+
+    begins: dict[str, list[int]] = {}
+    for name, other in others.items():
+        with pytest.raises(GenerationInterrupted):
+            evaluate(model, talks, settings=settings, output=tmp_path / name, progress=press)
+        seen = begins.setdefault(name, [])
+        evaluate(
+            other,
+            talks,
+            settings=settings,
+            output=tmp_path / name,
+            progress=lambda _, done, total, seen=seen: seen.append(done),
+        )
+    assert {name: seen[0] for name, seen in begins.items()} == {"weights": 0, "room": 0, "same": 3}
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, ModelError("the encoder broke")])

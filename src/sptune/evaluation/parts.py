@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,7 +135,9 @@ class Parts:
 
     def _choose(self, turns: Sequence[ChosenTurn], how: Reranking, output: Path | None) -> list[Generation]:
         """A reply to every turn, chosen among candidates, which are kept beside it; an evaluation that was stopped goes on."""
-        partial = PartialCandidates(output / PARTIAL_CANDIDATES_NAME if output else None, self._identity(turns, how))
+        partial = PartialCandidates(
+            output / PARTIAL_CANDIDATES_NAME if output else None, self._identity(turns, how) if output else {}
+        )
         try:
             for batch in self._candidates(
                 [turn for turn in turns if not partial.get(*_place(turn))], how, len(partial)
@@ -166,6 +170,8 @@ class Parts:
         """What candidates depend on; how they are weighed is not among it."""
         return {
             "model": asdict(model_info(self.model, None)),
+            "weights": self.model.backbone.weights_hash(),  # the adapter's, and the base's embeddings, are in `model`
+            "contexts": sha256(json.dumps([turn.context_ids for turn in turns]).encode()).hexdigest(),
             "stops": list(self.model.stops),
             "dialogues": data_hash(list({turn.dialogue.id: turn.dialogue for turn in turns}.values())),
             "prompts": [turn.selection.prompt for turn in turns],

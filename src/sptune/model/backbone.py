@@ -127,6 +127,13 @@ class Backbone(nn.Module):
         """
         return self._once_if_frozen(_table_hash)
 
+    def weights_hash(self) -> str:
+        """SHA-256 of all parameters as they are held, a prefix or what else was added included; seconds for each GB."""
+        digest = hashlib.sha256()
+        for parameter in self.parameters():
+            digest.update(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
     def vocabulary_norm(self) -> float:
         """Mean Euclidean norm of the rows of `vocabulary`."""
         return self._once_if_frozen(_mean_norm)
