@@ -190,6 +190,11 @@ def test_without_output_it_says_that_nothing_was_kept(adapter: Path, data: Path)
             RecipeError,
             r"--rerank: 2 mistakes(?s:.)*candidate: unknown key; did you mean candidates",
         ),
+        (
+            ("ADAPTER", "--data", "DATA", "--decoding", "rerank", "--rerank", "length_power=1000"),
+            RecipeError,
+            r"--rerank: 1 mistake\n  length_power: Input should be less than or equal to 10 \(got 1000\)",
+        ),
         (("ADAPTER", "--data", "DATA", "--prompt", "2"), UsageError, r"no prompt 2.*0 to 1"),
         (("ADAPTER", "--data", "DATA", "--dtype", "int8"), UsageError, r"--dtype: 'int8'"),
         (("ADAPTER", "--data", "DATA", "--template", "chat"), UsageError, r"--template: an adapter knows"),

@@ -148,6 +148,9 @@ def test_a_prior_that_was_not_measured_is_told(folder: Path):
         (["--try", "prior_weight"], "--try: 'prior_weight' is not KEY=V1,V2"),
         (["--try", "prior_weight=much"], "--try prior_weight: 'much' is no number"),
         (["--try", "prior_weight=nan"], "prior: nan is no weight"),
+        (["--try", "length_power=1000"], "length_power: 1000.0 is no weight; give a number from -10 to 10"),
+        (["--try", "length_power=-1000"], "length_power: -1000.0 is no weight"),
+        (["--try", "consensus_weight=1e300"], "consensus: 1e+300 is no weight; give a number from -1000000 to 1000000"),
         (["--try", "likelihood=best"], "likelihood: 'best' is not one of"),
         (["--try", "prior_weight=0", "--try", "prior_weight=1"], "prior_weight is there twice"),
         (["--similarity", "words"], "--similarity: 'words' is not one of f1, rouge, bleu, chrf"),
@@ -158,6 +161,31 @@ def test_a_mistake_is_named(folder: Path, arguments: list[str], wanted: str):
     found = error(folder, *arguments)
     assert isinstance(found, UsageError)
     assert wanted in str(found)
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ({"candidates": []}, "candidates: there is none"),
+        ({"prompt": 3}, "prompt: there is no prompt 3, scores has 1"),
+        ({"prompt": -1}, "prompt: there is no prompt -1"),
+        ({"gate": [0.5, 0.5]}, "gate, logprobs and prior_logprobs: 2 figures, scores has 1"),
+        ({"scores": []}, "prompt: there is no prompt 0, scores has 0"),
+        ({"candidates": [{"logprobs": []}]}, "gate, logprobs and prior_logprobs: 0 figures"),
+        ({"candidates": [{"prior_logprobs": [-1.0, -2.0]}]}, "gate, logprobs and prior_logprobs: 2 figures"),
+        ({"candidates": [{"prompt": 1}]}, "prompt: there is no prompt 1"),
+    ],
+)
+def test_a_damaged_line_is_named(folder: Path, change: dict[str, object], wanted: str):
+    first, second, *_ = map(json.loads, (folder / "candidates.jsonl").read_text().splitlines())
+    changed = change.get("candidates")
+    if changed:
+        change = {"candidates": [second["candidates"][0] | one for one in changed]}  # type: ignore[attr-defined]
+    (folder / "candidates.jsonl").write_text(f"{json.dumps(first)}\n{json.dumps(second | change)}\n")
+    found = error(folder, "--try", "likelihood=mixture,top1")
+    assert isinstance(found, DataError)
+    assert f"candidates.jsonl:2: {wanted}" in str(found)
+    assert "unchanged" in str(found)
 
 
 def test_a_file_that_holds_no_candidates_is_named(folder: Path, tmp_path: Path):

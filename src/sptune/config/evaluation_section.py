@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sptune.config.sections import Number, Positive, Range, Section, Temperature
+from sptune.config.sections import Positive, Range, Section, Temperature
 
 KEPT_IN_ADAPTER = ("decoding", "gate_temperature")  # keys of `evaluation` that say who speaks, in adapters too
+
+RerankWeight = Annotated[float, Field(ge=-1e6, le=1e6)]
 
 
 class RerankSection(Section):
@@ -35,10 +37,12 @@ class RerankSection(Section):
         "gated",
         description="whose likelihood counts: of the chosen prompt, of all at every token, gated, or of one drawn from the gate for all tokens",
     )
-    length_power: Number = Field(1.0, description="alpha; log-probabilities are divided by tokens^alpha")
-    prior_weight: Number = Field(0.75, description="lambda, of minus the log-probability without the context")
-    consensus_weight: Number = Field(40.0, description="mu, of the mean similarity to the other candidates")
-    persona_weight: Number = Field(0.0, description="rho, of the share of the persona's content words that are there")
+    length_power: float = Field(1.0, ge=-10, le=10, description="alpha; log-probabilities are divided by tokens^alpha")
+    prior_weight: RerankWeight = Field(0.75, description="lambda, of minus the log-probability without the context")
+    consensus_weight: RerankWeight = Field(40.0, description="mu, of the mean similarity to the other candidates")
+    persona_weight: RerankWeight = Field(
+        0.0, description="rho, of the share of the persona's content words that are there"
+    )
 
 
 class EvaluationSection(Section):

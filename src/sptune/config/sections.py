@@ -27,7 +27,6 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, le=1e6)]
 Temperature = Annotated[float, Field(gt=0, le=1e6)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Section(BaseModel):

@@ -63,4 +63,5 @@ def _parse(reader: TypeAdapter[Any], line: str, place: str) -> Any:
     except ValidationError as error:
         fault = error.errors()[0]
         field = "".join(f"{part}: " for part in fault["loc"])
-        raise DataError(f"{place}: {field}{fault['msg']}; {_FIX}, unchanged") from error
+        reason = fault["msg"].removeprefix("Value error, ")
+        raise DataError(f"{place}: {field}{reason}; {_FIX}, unchanged") from error

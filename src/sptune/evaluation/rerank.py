@@ -16,6 +16,7 @@ from sptune.text import chrf, sentence_bleu
 
 Similarity = Literal["f1", "rouge", "bleu", "chrf"]
 
+_MOST = {"length_power": 10.0, "prior": 1e6, "consensus": 1e6, "persona": 1e6}  # larger weights leave a float's range
 _SMALLEST = 5e-324  # the gate may give all its weight to a prompt under which a candidate is next to impossible
 
 
@@ -95,6 +96,23 @@ class TurnCandidates:
     gate: tuple[float, ...]
     candidates: tuple[Candidate, ...]
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be weighed, as a damaged file may hold it.
+
+        Raises:
+            ValueError: no candidates, a prompt that there is not, or figures of another number of prompts.
+        """
+        count = len(self.scores)
+        prompts = [self.prompt, *(one.prompt for one in self.candidates if one.prompt is not None)]
+        priors = [len(one.prior_logprobs) for one in self.candidates if one.prior_logprobs is not None]
+        figures = [len(self.gate), *(len(one.logprobs) for one in self.candidates), *(n for n in priors if n != 1)]
+        if not self.candidates:
+            raise ValueError("candidates: there is none")
+        if wrong := [prompt for prompt in prompts if not 0 <= prompt < count]:
+            raise ValueError(f"prompt: there is no prompt {wrong[0]}, scores has {count}")
+        if wrong := [number for number in figures if number != count]:
+            raise ValueError(f"gate, logprobs and prior_logprobs: {wrong[0]} figures, scores has {count}")
+
 
 @dataclass(frozen=True, slots=True)
 class RerankWeights:
@@ -119,9 +137,11 @@ class RerankWeights:
         """Refuse weights that give no score."""
         if self.likelihood not in get_args(Likelihood):
             raise UsageError(f"likelihood: {self.likelihood!r} is not one of {', '.join(get_args(Likelihood))}")
-        for name in ("length_power", "prior", "consensus", "persona"):
-            if not math.isfinite(getattr(self, name)):
-                raise UsageError(f"{name}: {getattr(self, name)} is no weight; give a finite number")
+        for name, most in _MOST.items():
+            if not abs(getattr(self, name)) <= most:
+                raise UsageError(
+                    f"{name}: {getattr(self, name)} is no weight; give a number from {-most:.0f} to {most:.0f}"
+                )
 
 
 @dataclass(frozen=True, slots=True)
