@@ -166,6 +166,26 @@ def test_an_evaluation_is_not_replaced_without_force(adapter: Path, data: Path, 
     assert (tmp_path / "evaluation.json").read_bytes() != before
 
 
+def test_replies_measured_again_do_not_mix_with_those_of_another_evaluation(
+    adapter: Path, data: Path, tmp_path: Path
+) -> None:
+    """Of another folder's replies nothing but the figures is there; in the folder of the replies all else stays."""
+    for name, limit in (("one", 1), ("two", 2)):
+        done(adapter, "--data", data, "--limit", limit, "--output", tmp_path / name, *QUICK)
+    replies = tmp_path / "one" / "generations.jsonl"
+    (tmp_path / "two" / "notes.txt").touch()
+    done("--from", replies, "--output", tmp_path / "two", "--force")
+    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["evaluation.json", "notes.txt"]
+    done("--from", replies, "--output", tmp_path / "one", "--force", "--profile", "standard")
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == [
+        "evaluation.json",
+        "generations.jsonl",
+        "turns.jsonl",
+    ]
+    again = load_result(tmp_path / "one")
+    assert (again.settings["generations"], again.settings["profile"]) == (str(replies), "standard")
+
+
 def test_without_output_it_says_that_nothing_was_kept(adapter: Path, data: Path) -> None:
     assert "--output FOLDER" in done(adapter, "--data", data, "--parts", "likelihood", *QUICK).stderr
 
@@ -232,6 +252,13 @@ def test_without_output_it_says_that_nothing_was_kept(adapter: Path, data: Path)
         (("--from", "DATA"), DataError, r"talks\.jsonl:1: .*Field required"),
         (("--from", "DATA", "ADAPTER"), UsageError, "ADAPTER: .*beside --from"),
         (("--from", "DATA", "--base", "BASE"), UsageError, "--base: .*beside --from"),
+        (("--from", "DATA", "--limit", "3"), UsageError, "--limit: 3 has no meaning beside --from"),
+        (("--from", "DATA", "--parts", "ranking"), UsageError, "--parts: 'ranking' has no"),
+        (("--from", "DATA", "--rule", "top1"), UsageError, "--rule: 'top1' has no"),
+        (("--from", "DATA", "--decoding", "rerank", "--rerank", "top_p=9"), UsageError, "--decoding: 'rerank' has no"),
+        (("--from", "DATA", "--max-new-tokens", "0"), UsageError, "--max-new-tokens: 0 has no"),
+        (("--from", "DATA", "--gate-temperature", "0.1"), UsageError, "--gate-temperature: 0.1 has no"),
+        (("--from", "DATA", "--persona", "none"), UsageError, "--persona: 'none' has no"),
     ],
 )
 def test_mistakes_are_named(

@@ -23,11 +23,15 @@ if TYPE_CHECKING:
     from sptune.model.spt import SPTModel
 
 DECODINGS = ("top1", "fused", "gated", "rerank")
+BESIDE_FROM = ("from_file", "output", "force", "profile", "bertscore_model", "seed", "as_json")
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 
 Adapter = Annotated[str | None, typer.Argument(metavar="[ADAPTER]", help="An adapter folder, or a hub id owner/name.")]
 Data = Annotated[str | None, typer.Option(help="Dialogue file, sample:test, or hub:owner/name.")]
-From = Annotated[Path | None, typer.Option("--from", help="Measure these generations.jsonl again; needs no model.")]
+From = Annotated[
+    Path | None,
+    typer.Option("--from", help="Measure these generations.jsonl again; needs no model, and takes no option of one."),
+]
 Split = Annotated[str | None, typer.Option(help="Dialogues A:B, counted from 1, both included.")]
 Base = Annotated[
     str | None,
@@ -78,6 +82,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print evaluation.json inst
 
 
 def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
+    context: typer.Context,
     adapter: Adapter = None,
     data: Data = None,
     from_file: From = None,
@@ -122,6 +127,8 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     """
     from sptune.evaluation.run import Settings, Source
 
+    if from_file:
+        _refuse_beside_from(context)
     reranking = _reranking(decoding, rerank or [], seed)
     settings = Settings(
         parts=tuple(part.strip() for part in parts.split(",")),  # type: ignore[misc]  # Settings checks its values
@@ -144,7 +151,6 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     )
     _check_free(output, force)
     if from_file:
-        _refuse_beside_from(ADAPTER=adapter, data=data, base=base, template=template, split=split, prompt=prompt)
         result = _measure_again(from_file, settings, output)
     else:
         dialogues = _load_dialogues(data, format=format, persona=persona, on_error=on_error, split=split)
@@ -193,12 +199,15 @@ def _check_free(output: Path | None, force: bool) -> None:
         raise UsageError(f"--output: {found[0]} exists; use --force {forced}, or name another folder")
 
 
-def _refuse_beside_from(**options: object) -> None:
-    for name, value in options.items():
-        if value is not None:
-            shown = name if name.isupper() else f"--{name}"
+def _refuse_beside_from(context: typer.Context) -> None:
+    """Refuse options that say how replies are made, or of which: those of `--from` are there."""
+    for option in context.command.params:
+        name = option.name or ""
+        source = context.get_parameter_source(name)
+        if source and source.name == "COMMANDLINE" and name not in BESIDE_FROM:
+            shown = option.opts[0] if option.param_type_name == "option" else "ADAPTER"
             raise UsageError(
-                f"{shown}: {value!r} has no meaning beside --from, which runs no model; leave one of them out"
+                f"{shown}: {context.params[name]!r} has no meaning beside --from, which measures replies as they are; leave one of them out"
             )
 
 

@@ -202,7 +202,7 @@ def measure_again(
     Args:
         generations: a `generations.jsonl`.
         settings: `profile`, `bertscore_model` and `seed` count.
-        output: a folder for `evaluation.json`.
+        output: a folder for `evaluation.json`. Files of an earlier evaluation there are removed, unless `generations` is among them.
 
     Raises:
         DataError: the file is missing or damaged.
@@ -218,6 +218,8 @@ def measure_again(
     settled = {"generations": str(generations), **wanted}
     result = EvaluationResult(model=None, data=None, settings=settled, metrics=metrics, timings=seconds)
     if output:
+        if not any(path.samefile(generations) for path in occupied(output)):
+            _clear(output)
         save_result(output, result)
     return result
 
@@ -233,7 +235,7 @@ def occupied(output: Path) -> list[Path]:
     return [output / name for name in FILES if (output / name).exists()]
 
 
-def _clear(output: Path, *, but: str | None) -> None:
+def _clear(output: Path, *, but: str | None = None) -> None:
     """Remove an earlier evaluation's files: they do not belong to the ones that are about to be written."""
     with storage_errors(output):
         for path in occupied(output):
