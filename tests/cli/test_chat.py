@@ -22,6 +22,7 @@ from fake_engine import FakeEngine
 from sptune.cli.chat import chat
 from sptune.cli.chat_loop import HELP, ChatLoop, parse_prompt
 from sptune.cli.chat_screen import Screen, why_table
+from sptune.config import RerankSection
 from sptune.data.load import load_dialogues
 from sptune.engine.base import Chunk
 from sptune.engine.session import Session
@@ -110,11 +111,19 @@ def test_a_mixture_of_the_prompts_speaks(talk: list[object]) -> None:
     assert "num_beams: 2 beams follow one prompt" in str(failure(run(*talk, "--decoding", "fused", "--beams", 2)))
 
 
-@pytest.mark.parametrize("other", [("--beams", 2), ("--temperature", 0.5)])
-def test_candidates_are_drawn_by_themselves(talk: list[object], other: tuple[object, ...]) -> None:
-    found = failure(run(*talk, "--candidates", 5, *other))
+@pytest.mark.parametrize("other", [("--beams", 2), ("--temperature", 0.5), ("--top-p", 0.5)])
+def test_candidates_are_drawn_by_themselves(other: tuple[object, ...]) -> None:
+    found = failure(run("nowhere", "--candidates", 5, *other))  # before the adapter is looked for
     assert isinstance(found, UsageError)
-    assert "--candidates: are drawn by themselves; leave out --beams and --temperature" in str(found)
+    assert "--candidates: are drawn by themselves; leave out --beams, --temperature and --top-p" in str(found)
+
+
+def test_more_candidates_than_a_recipe_allows_are_refused_at_once() -> None:
+    most = max(one.le for one in RerankSection.model_fields["candidates"].metadata if hasattr(one, "le"))
+    refused = run("nowhere", "--candidates", most + 1)
+    assert refused.exit_code == 2
+    assert "'--candidates'" in refused.stderr
+    assert isinstance(failure(run("nowhere", "--candidates", most)), AdapterError)
 
 
 def test_an_input_that_ends_at_once_is_no_error(talk: list[object]) -> None:

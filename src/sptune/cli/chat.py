@@ -70,7 +70,8 @@ def chat(  # noqa: PLR0913 - each is one option
         ),
     ] = None,
     candidates: Annotated[
-        int, typer.Option(min=1, help="Say the best of so many candidates (rerank); above 1, replies come whole.")
+        int,
+        typer.Option(min=1, max=1024, help="Say the best of so many candidates (rerank); above 1, replies come whole."),
     ] = 1,
     no_repeat_ngram: Annotated[
         int, typer.Option(help="No run of so many tokens occurs twice in a reply; 0 is off.")
@@ -92,8 +93,8 @@ def chat(  # noqa: PLR0913 - each is one option
     sentences = _persona(persona, persona_text or [])
     if adapter is None and base is None:
         raise UsageError("chat: give an adapter folder (`sptune train` writes RUN/adapter), or --base smollm2-135m")
-    if candidates > 1 and (beams > 1 or temperature > 0):
-        raise UsageError("--candidates: are drawn by themselves; leave out --beams and --temperature")
+    if candidates > 1 and (beams > 1 or temperature > 0 or top_p != 1):
+        raise UsageError("--candidates: are drawn by themselves; leave out --beams, --temperature and --top-p")
     screen = Screen(interactive=sys.stdin.isatty() and sys.stdout.isatty(), commands=list(HELP))
     with screen.busy(f"loading {adapter or base}"):
         import torch
