@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from sptune.cli.chat_screen import why_table
 from sptune.data.dialogue import Dialogue
 from sptune.engine.base import Chunk, Engine
 from sptune.engine.local import LocalEngine
@@ -44,16 +45,16 @@ def test_it_says_what_an_evaluation_would_choose(model: SPTModel, dialogues: tup
     answered = [replace(talk, turns=talk.turns[:-1]).say("hm ?").answer("i sail") for talk in dialogues]
     turns = [turn for turn in choose_prompts(model, answered) if turn.span.turn == len(turn.dialogue.turns) - 1]
     batches = make_candidates(model, turns, sampling=HOW.sampling, rules=rules_of(model, SHORT))
-    wanted = [chosen_reply(one, HOW.weights).prediction for batch in batches for one in batch]
+    wanted = [chosen_reply(one, HOW.weights) for batch in batches for one in batch]
     engine = RerankingEngine(model, HOW)
     contexts = [talk.context(len(talk.turns) - 1) for talk in answered]
     found = [reply_to(engine, context) for context in contexts]
-    assert [chunk.text for chunk in found] == wanted
+    assert [chunk.text for chunk in found] == [one.prediction for one in wanted]
     greedy = [reply_to(LocalEngine(model), context).text for context in contexts]
     assert greedy != wanted, "reranking chooses something else somewhere"
-    for chunk, selection in zip(found, engine.select(contexts), strict=True):
+    for chunk, one, selection in zip(found, wanted, engine.select(contexts), strict=True):
         assert chunk.reply
-        assert chunk.reply.selection.prompt == selection.prompt
+        assert chunk.reply.selection.prompt == one.prompt
         assert chunk.reply.selection.scores == pytest.approx(selection.scores, abs=1e-6)
 
 
@@ -90,6 +91,30 @@ def test_a_conversation_goes_on_with_what_was_said(model: SPTModel) -> None:
         assert session.last.text == said.strip()
     assert session.why().replies[session.last.selection.prompt] == session.last.text
     assert "".join(chunk.text for chunk in session.retry()) is not None
+
+
+def test_a_chat_names_the_prompt_of_the_candidate(model: SPTModel, dialogues: tuple[Dialogue, ...]) -> None:
+    """Its reply stands in its row of /why, and a retry asks it again."""
+    engine = RerankingEngine(model, replace(HOW, sampling=replace(HOW.sampling, source="each")))
+    reasons = set()
+    for talk in dialogues:
+        session = Session(engine, persona=talk.persona, decoding=SHORT)
+        *_, last = session.say("hm ?")
+        assert session.last
+        assert last.reply
+        spoke = last.reply.selection.prompt
+        best = session.last.selection.scores.index(max(session.last.selection.scores))
+        assert session.last.selection.prompt == spoke
+        assert session.last.reason == ("retriever" if spoke == best else "candidate")
+        assert session.why().replies[spoke] == session.last.text
+        if spoke != best:
+            assert f"Prompt {spoke} spoke: of all candidates, one of its own was chosen" in str(
+                why_table(session.why()).caption
+            )
+        reasons.add(session.last.reason)
+        list(session.retry())
+        assert session.last.selection.prompt == spoke
+    assert "candidate" in reasons
 
 
 def test_a_reply_that_does_not_fit_the_window_is_refused(model: SPTModel, dialogues: tuple[Dialogue, ...]) -> None:

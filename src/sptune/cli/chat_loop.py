@@ -122,7 +122,12 @@ class ChatLoop:
         if not last.text:
             self._screen.note(_EMPTY if last.complete else _STOPPED)
         elif self._screen.interactive and self._session.engine.num_prompts > 1:
-            how = {"retriever": "", "kept": ", kept from the turn before", "forced": ", forced"}[last.reason]
+            how = {
+                "retriever": "",
+                "kept": ", kept from the turn before",
+                "forced": ", forced",
+                "candidate": ", the best candidate's",
+            }[last.reason]
             self._screen.note(f"     prompt {last.selection.prompt}{how}")
 
     def _persona(self, line: _Line) -> None:

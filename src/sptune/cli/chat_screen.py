@@ -130,6 +130,7 @@ def _caption(why: Why) -> str:
         "retriever": "it scores best for this context.",
         "kept": f"kept from the turn before (prompt {best} scores best now, but not by enough).",
         "forced": f"forced with /prompt (prompt {best} scores best).",
+        "candidate": f"of all candidates, one of its own was chosen (prompt {best} scores best).",
     }
     return (
         f"Prompt {selection.prompt} spoke: {reasons[why.exchange.reason]} "

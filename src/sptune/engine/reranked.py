@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sptune.data.encoder import TokenSequence, TurnSpan
@@ -39,7 +40,7 @@ class RerankingEngine(LocalEngine):
     def _begin(
         self, context: Dialogue, ids: tuple[int, ...], selection: Selection, decoding: Decoding, *, forced: bool
     ) -> Generator[Chunk, None, None]:
-        """The best reply in one chunk. Its prompt is that of the context, its tokens those of the reply that was chosen."""
+        """The best reply in one chunk. Its prompt is the one that it was drawn from, that of the context where it is of a mixture."""
         if decoding.temperature > 0:
             return super()._begin(context, ids, selection, decoding, forced=forced)
         span = TurnSpan(len(context.turns) - 1, len(ids), len(ids), 0)
@@ -51,5 +52,6 @@ class RerankingEngine(LocalEngine):
         rules, tau = rules_of(self.model, decoding), decoding.speakers(self.model.speakers).gate_temperature
         with self._running:
             [[drawn]] = make_candidates(self.model, [turn], sampling=how.sampling, rules=rules, gate_temperature=tau)
-        text = chosen_reply(drawn, how.weights).prediction
-        yield Chunk(text, Reply(text, turn.selection, self.model.encoder.response_ids(text)))
+        chosen = chosen_reply(drawn, how.weights)
+        text, selection = chosen.prediction, replace(turn.selection, prompt=chosen.prompt)
+        yield Chunk(text, Reply(text, selection, self.model.encoder.response_ids(text)))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 RETRY_TEMPERATURE = 0.8  # of a second reply where the first was not sampled
 RETRY_TOP_P = 0.95
 
-Reason = Literal["retriever", "kept", "forced"]
+Reason = Literal["retriever", "kept", "forced", "candidate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,8 @@ class Exchange:
         context: what the reply was generated from.
         text: the reply as far as it was generated; may be empty, and is then no part of the conversation.
         selection: the prompt that spoke, and all scores.
-        reason: why that prompt: the retriever's choice, kept from the turn before (sticky), or forced.
+        reason: why that prompt: the retriever's choice, kept from the turn before (sticky), forced, or that of the best candidate where
+            the engine chose among replies of several.
         complete: False where the reply was stopped.
         attempt: 0, and 1 more with every retry.
     """
@@ -211,6 +212,8 @@ class Session:
                 for chunk in stream:
                     piece = replace(chunk, text=clean(chunk.text))
                     said += piece.text
+                    if piece.reply and piece.reply.selection.prompt != exchange.selection.prompt:
+                        exchange = replace(exchange, selection=piece.reply.selection, reason="candidate")
                     yield piece
             except (GeneratorExit, KeyboardInterrupt):
                 self._remember(replace(exchange, text=said.strip(), complete=False))
