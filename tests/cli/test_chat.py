@@ -25,8 +25,10 @@ from sptune.cli.chat_screen import Screen, why_table
 from sptune.config import RerankSection
 from sptune.data.load import load_dialogues
 from sptune.engine.base import Chunk
+from sptune.engine.reranked import RerankingEngine
 from sptune.engine.session import Session
 from sptune.errors import AdapterError, DataError, ModelError, SptError, UsageError
+from sptune.evaluation.candidate_replies import Reranking
 from sptune.model.generate import Decoding
 from sptune.model.load import LoadedBase
 from sptune.model.spt import SPTModel
@@ -109,6 +111,22 @@ def test_a_mixture_of_the_prompts_speaks(talk: list[object]) -> None:
     found = failure(run(*talk, "--decoding", "gated", "--gate-temperature", 0))
     assert "--gate-temperature: 0.0 is out of range; give a number that is above 0" in str(found)
     assert "num_beams: 2 beams follow one prompt" in str(failure(run(*talk, "--decoding", "fused", "--beams", 2)))
+
+
+@pytest.mark.parametrize(
+    ("decoding", "source", "likelihood"),
+    [("top1", "drawn", "gated"), ("gated", "gated", "gated"), ("fused", "each", "fused")],
+)
+def test_candidates_come_from_who_speaks(
+    talk: list[object], monkeypatch: pytest.MonkeyPatch, decoding: str, source: str, likelihood: str
+) -> None:
+    asked: list[Reranking] = []
+    begin = RerankingEngine.__init__
+    monkeypatch.setattr(
+        RerankingEngine, "__init__", lambda self, model, how: (asked.append(how), begin(self, model, how))[1]
+    )
+    assert run(*talk, "--decoding", decoding, "--candidates", 3, typed="hello\n").exit_code == 0
+    assert [(how.sampling.source, how.weights.likelihood) for how in asked] == [(source, likelihood)]
 
 
 @pytest.mark.parametrize("other", [("--beams", 2), ("--temperature", 0.5), ("--top-p", 0.5)])
@@ -411,6 +429,7 @@ fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C reaches this process
 from fake_engine import FakeEngine
 from sptune.cli.chat_loop import HELP, ChatLoop
 from sptune.cli.chat_screen import Screen
+from sptune.engine.reranked import RerankingEngine
 from sptune.engine.session import Session
 
 ChatLoop(Session(FakeEngine(pause=0.05)), Screen(interactive=True, commands=list(HELP))).run()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -152,6 +152,14 @@ def _model(adapter: str | None, base: str | None, dtype: Dtype, device: str) -> 
     return SPTModel.from_base(loaded, num_prompts=1, prompt_length=0, template=template)
 
 
+# where the candidates of `--candidates` come from and what weighs them, by who speaks
+_CANDIDATES: dict[Speaker, dict[str, Any]] = {
+    "top1": {"source": "drawn"},
+    "gated": {"source": "gated"},
+    "fused": {"source": "each", "likelihood": "fused"},  # a K-th of the cost of drawing from the average
+}
+
+
 def _engine(model: SPTModel, candidates: int, speaker: Speaker, seed: int | None) -> LocalEngine:
     """What replies: once, or with the best of several candidates."""
     from sptune.build import make_reranking
@@ -161,7 +169,7 @@ def _engine(model: SPTModel, candidates: int, speaker: Speaker, seed: int | None
 
     if candidates == 1:
         return LocalEngine(model)
-    section = RerankSection(candidates=candidates, source="drawn" if speaker == "top1" else speaker)
+    section = RerankSection(candidates=candidates, **_CANDIDATES[speaker])
     return RerankingEngine(model, make_reranking(section, seed=seed or 0))
 
 
