@@ -32,7 +32,7 @@ class TrainingError(SptError):
 
 
 class StorageError(SptError):
-    """A file or folder that cannot be written: full disk, no permission, or already in use."""
+    """A file or folder that cannot be written or looked at: full disk, no permission, a path too long, or already in use."""
 
 
 EXIT_CODES: dict[type[SptError], int] = {

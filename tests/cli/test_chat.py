@@ -229,6 +229,13 @@ def test_save_refuses_to_overwrite_without_a_bang(talk: list[object], tmp_path: 
     assert os.listdir(tmp_path) == [file.name]
 
 
+def test_a_path_that_cannot_be_looked_at_does_not_end_the_chat(talk: list[object], tmp_path: Path) -> None:
+    result = run(*talk, typed=f"hello\n/save {'n' * 300}\n/save {tmp_path / 'a.jsonl'}\n")
+    assert result.exit_code == 0
+    assert "File name too long; the conversation is kept" in result.stderr
+    assert "1 conversation written" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("typed", "notice"),
     [

@@ -13,7 +13,7 @@ import pytest
 from small_run import run_cli
 from sptune import __version__
 from sptune.cli import main
-from sptune.errors import EXIT_CODES, SptError, UsageError, exit_code
+from sptune.errors import EXIT_CODES, SptError, StorageError, UsageError, exit_code
 
 
 def test_help_lists_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
@@ -113,6 +113,40 @@ def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("sptune.cli.main.import_module", lambda _: SimpleNamespace(doctor=bug))
     monkeypatch.setattr(sys, "argv", ["sptune", "doctor"])
     with pytest.raises(ZeroDivisionError):
+        main.main()
+
+
+LONG = "n" * 300  # no file system takes that; a folder that may not be searched gives the same kind of error
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("report", LONG),
+        ("rerank", LONG, "--try", "prior_weight=0"),
+        ("data", "from-records", LONG, "--dry-run"),
+        ("data", "convert", "sample", "--to", "messages", "--output", LONG),
+        ("train", "quickstart", f"output={LONG}"),
+    ],
+    ids=lambda arguments: " ".join(arguments[:2])[:20],
+)
+def test_a_path_that_cannot_be_looked_at_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+):
+    assert run_cli(monkeypatch, *arguments) == EXIT_CODES[StorageError]
+    error = capsys.readouterr().err
+    assert error.startswith("sptune: ")
+    assert LONG in error
+    assert "File name too long; check the path and its permissions" in error
+
+
+def test_an_error_of_the_system_without_a_path_is_not_hidden(monkeypatch: pytest.MonkeyPatch):
+    def fail() -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr("sptune.cli.main.import_module", lambda _: SimpleNamespace(doctor=fail))
+    monkeypatch.setattr(sys, "argv", ["sptune", "doctor"])
+    with pytest.raises(ConnectionError):
         main.main()
 
 

@@ -93,6 +93,10 @@ class ChatLoop:
             self._screen.note("(stopped)")
         except SptError as error:
             self._screen.error(str(error))
+        except OSError as error:  # of a path that may not be looked at, or is too long to be one
+            if error.filename is None:
+                raise
+            self._screen.error(f"{error.filename}: {error.strerror}; the conversation is kept: choose another path")
         except (RuntimeError, MemoryError) as error:  # torch out of memory, above all
             self._screen.error(f"the model failed: {error}; the conversation is kept: try a shorter message, or /reset")
 

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from sptune import __version__
-from sptune.errors import SptError, UsageError, exit_code
+from sptune.errors import EXIT_CODES, SptError, StorageError, UsageError, exit_code
 
 # command -> (module, attribute, help); a command's module is imported when it is called, so that `sptune --help` is quick
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -96,6 +96,13 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+    except (
+        OSError
+    ) as error:  # of a path that may not be looked at, or is too long to be one: there even `exists` raises
+        if error.filename is None:
+            raise
+        typer.echo(f"sptune: {error.filename}: {error.strerror}; check the path and its permissions", err=True)
+        sys.exit(EXIT_CODES[StorageError])
 
 
 if __name__ == "__main__":
