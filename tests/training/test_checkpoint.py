@@ -49,6 +49,7 @@ class Run:
             optimizer=self.optimizer,
             scheduler=self.scheduler,
             trainer_state=json.dumps(state),
+            data="a digest",
         )
         return folder
 

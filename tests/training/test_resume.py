@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from transformers import TrainerCallback
 
 from small_run import small_trainer, talks
 from sptune.adapter import load_adapter
+from sptune.data.dialogue import Dialogue
 from sptune.errors import TrainingError
 from sptune.model.encoded_prompts import EncodedPrompts, PromptEncoder
 from sptune.model.load import LoadedBase
@@ -22,7 +25,7 @@ from sptune.model.prompts import SoftPrompts
 from sptune.training import checkpoint
 from sptune.training.metrics_log import read_metrics
 from sptune.training.trainer import SPTTrainer
-from tiny import tiny_spt
+from tiny import JINJA_TEMPLATE, tiny_spt
 
 # Everything that a resumed run could get wrong: noise by step, annealing by progress, accumulation over an odd number of batches an
 # epoch, a scheduler with warm-up, the optimizer's moments.
@@ -151,6 +154,9 @@ def test_with_a_network_that_makes_the_prompts(tiny_base: LoadedBase, tmp_path: 
     assert torch.equal(kept["prompts"], run.spt.prompts.embeddings)
     (finished := encoded(stopped)).train(resume=True)
     assert torch.equal(finished.spt.prompts.embeddings, run.spt.prompts.embeddings), "of a run that had ended"
+    run.train(resume=True)
+    assert torch.equal(finished.spt.prompts.embeddings, run.spt.prompts.embeddings), "by the trainer that trained it"
+    assert type(run.spt.prompts) is SoftPrompts
     (stopped / last / checkpoint.WEIGHTS).unlink()
     with pytest.raises(TrainingError, match=r"weights\.safetensors: cannot be read .* delete the run"):
         checkpoint.load_weights(stopped / last, encoded(tmp_path / "third").spt)
@@ -250,6 +256,59 @@ def test_the_same_trainer_can_go_on(tiny_base: LoadedBase, tmp_path: Path, strai
         run.train()
     run.objective = objective
     run.train(resume=True)
+    assert weights(tmp_path) == weights(straight(**settings).folder)
+
+
+# Other data.
+
+
+def without_the_first_response(dialogues: list[Dialogue]) -> list[Dialogue]:
+    """The same tokens, of which one response is only history."""
+    first, *rest = dialogues
+    return [replace(first, turns=(replace(first.turns[0], learn=False), *first.turns[1:])), *rest]
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "training": {"train": talks(13, seed=5)},
+    "what is learned": {"train": without_the_first_response(talks(13, turns=2))},
+    "validation": {"options": {"validation": talks(2, seed=9)}},
+    "template": {},
+}
+
+
+@pytest.mark.parametrize("ended", [False, True])
+@pytest.mark.parametrize("change", CHANGES)
+def test_other_data_is_refused(tiny_base: LoadedBase, tmp_path: Path, change: str, ended: bool):
+    model = tiny_spt(tiny_base)
+    given: dict[str, Any] = {"train": talks(13, turns=2), "options": {"validation": talks(2, seed=1)}, "max_steps": 6}
+    if ended:
+        small_trainer(model, tmp_path, **given).train()
+    else:
+        options = {**given["options"], "callbacks": [Crash(5)]}
+        with pytest.raises(RuntimeError, match="the power is gone"):
+            small_trainer(model, tmp_path, **{**given, "options": options}).train()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    other = tiny_spt(tiny_base, "jinja", source=JINJA_TEMPLATE) if change == "template" else tiny_spt(tiny_base)
+    run = small_trainer(other, tmp_path, **{**given, **CHANGES[change]})
+    with pytest.raises(TrainingError, match=r"checkpoint-\d: was trained on other data: .*put them back, or train in"):
+        run.train(resume=True)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_a_checkpoint_that_does_not_say_on_what_it_was_trained_is_taken(
+    tiny_base: LoadedBase, tmp_path: Path, straight: Callable[..., SPTTrainer]
+):
+    settings = VARIANTS["two epochs"]
+    crash(tiny_base, tmp_path, 4, **settings)
+    newest = checkpoint.newest_checkpoint(tmp_path / "checkpoints")
+    assert newest
+    state = json.loads((newest / checkpoint.STATE).read_text())
+    assert len(state.pop("data")) == 64
+    text = json.dumps(state)
+    sizes = json.loads((newest / checkpoint.MANIFEST).read_text()) | {checkpoint.STATE: len(text)}
+    (newest / checkpoint.STATE).write_text(text)
+    (newest / checkpoint.MANIFEST).write_text(json.dumps(sizes))
+    make(tiny_base, tmp_path, **settings).train(resume=True)
     assert weights(tmp_path) == weights(straight(**settings).folder)
 
 

@@ -200,13 +200,12 @@ def test_a_resumed_run_keeps_the_centre_of_its_checkpoint(tiny_model: Callable[.
     """Equal to the fresh estimate on the same dialogues, and in force whatever a fresh estimate would be."""
     small_trainer(tiny_model(), tmp_path, max_steps=3).train()
     saved = load_adapter(tmp_path / "checkpoints" / "checkpoint-3" / "adapter").tensors["retriever.centre"]
-    same, other = tiny_model(), tiny_model()
-    small_trainer(same, tmp_path, max_steps=3)
+    same = tiny_model()
+    run = small_trainer(same, tmp_path, max_steps=3)
     assert torch.equal(same.retriever.centre, saved)
-    run = small_trainer(other, tmp_path, train=talks(12, seed=9), max_steps=3)
-    assert not torch.equal(other.retriever.centre, saved)
+    same.retriever.centre.add_(1)
     run.train(resume=True)
-    assert torch.equal(other.retriever.centre, saved)
+    assert torch.equal(same.retriever.centre, saved)
 
 
 # Every retriever and objective.

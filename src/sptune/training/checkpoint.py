@@ -40,8 +40,12 @@ DAMAGE = (
 _log = logging.getLogger(__name__)
 
 
-def write_checkpoint(folder: Path, *, model: SPTModel, optimizer: Any, scheduler: Any, trainer_state: str) -> None:
-    """Write everything that resuming needs into a new folder. Call it through `sptune.files.write_atomically`.
+def write_checkpoint(
+    folder: Path, *, model: SPTModel, optimizer: Any, scheduler: Any, trainer_state: str, data: str
+) -> None:
+    """Write everything that resuming needs into a new folder, and `data`, a digest of what is trained on.
+
+    Call it through `sptune.files.write_atomically`.
 
     There is no state of random generators to keep: the order of batches depends on (seed, epoch), the teacher's noise on (seed, step), and a
     frozen model has no dropout.
@@ -54,7 +58,7 @@ def write_checkpoint(folder: Path, *, model: SPTModel, optimizer: Any, scheduler
         )  # of a whole model, where all of it is trained: not by way of bytes in memory
     tensors, state = split_state(optimizer.state_dict())
     (folder / TENSORS).write_bytes(save(tensors))
-    text = json.dumps({"optimizer": state, "scheduler": scheduler.state_dict()}, allow_nan=False)
+    text = json.dumps({"optimizer": state, "scheduler": scheduler.state_dict(), "data": data}, allow_nan=False)
     (folder / STATE).write_text(text, encoding="utf-8")
     (folder / TRAINER_STATE).write_text(trainer_state, encoding="utf-8")
     sizes = {str(file.relative_to(folder)): file.stat().st_size for file in sorted(folder.rglob("*")) if file.is_file()}
@@ -128,6 +132,19 @@ def load_optimizer(folder: Path, *, optimizer: Any, scheduler: Any) -> None:
         raise TrainingError(
             f"{folder}: the optimizer's state cannot be read ({error}); delete this folder and resume again"
         ) from error
+
+
+def check_data(folder: Path, data: str) -> None:
+    """Refuse to go on from a checkpoint on other data; one that does not say on which it was trained, an older one, is taken.
+
+    Raises:
+        TrainingError: its digest is not `data`.
+    """
+    if json.loads((folder / STATE).read_text(encoding="utf-8")).get("data", data) != data:
+        raise TrainingError(
+            f"{folder}: was trained on other data: the dialogues, the template's file or the tokenizer are no longer what they were; "
+            "put them back, or train in another folder"
+        )
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from torch.utils.data import DataLoader
 
 from sptune.data.batch import collate
+from sptune.data.dialogue import Dialogue, to_messages
 from sptune.data.encoder import TokenSequence
 from sptune.data.packing import TokenBudgetSampler
 from sptune.errors import DataError
 
 if TYPE_CHECKING:
-    from sptune.data.dialogue import Dialogue
     from sptune.model.spt import SPTModel
 
 
@@ -61,3 +63,13 @@ def encode_all(model: SPTModel, dialogues: Sequence[Dialogue], *, key: str = "da
     if not sequences:
         raise DataError(f"{key}: the dialogues hold no response to learn from or to measure; give others")
     return sequences
+
+
+def data_digest(sequences: Sequence[TokenSequence], validation: Sequence[Dialogue]) -> str:
+    """SHA-256, in hex, of what a run depends on beside its settings: the tokens that it learns from, and what was said in validation."""
+    digest = hashlib.sha256()
+    for sequence in sequences:
+        digest.update(repr((sequence.input_ids, sequence.spans)).encode())
+    for talk in validation:
+        digest.update(json.dumps(to_messages(talk)).encode())
+    return digest.hexdigest()

@@ -22,7 +22,7 @@ from sptune.training import checkpoint
 from sptune.training.arguments import training_arguments
 from sptune.training.callbacks import make_callbacks
 from sptune.training.interrupt import Interrupt
-from sptune.training.loader import PackedLoader, encode_all
+from sptune.training.loader import PackedLoader, data_digest, encode_all
 from sptune.training.metrics_log import MetricsLog
 from sptune.training.monitor import Monitor, prompt_figures
 from sptune.training.not_finite import is_finite, kept_state, step_not_finite, weights_not_finite
@@ -84,6 +84,7 @@ class SPTTrainer(Trainer):
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         self.spt = model
+        self._prompts = model.prompts  # what is trained; once training has ended the model has them plain
         self.folder = Path(folder)
         self.settings = training or TrainingSection()
         losses = losses or LossesSection()
@@ -94,6 +95,7 @@ class SPTTrainer(Trainer):
         self.validation = list(validation)
         if self.validation:  # what is wrong with them must not show at the first checkpoint
             encode_all(model, self.validation, key="data.validation")
+        self._data = data_digest(self.sequences, self.validation)
         self.metrics = MetricsLog(self.folder / "metrics.jsonl")
         self.monitor = Monitor(
             centred=centre or model.retriever.reading.rank is not None,  # whitening always centres
@@ -159,7 +161,7 @@ class SPTTrainer(Trainer):
             transformers' `TrainOutput`; its loss is NaN where a run that had ended was resumed.
 
         Raises:
-            TrainingError: a loss, gradient or weight is not finite; the last good state is kept.
+            TrainingError: a loss, gradient or weight is not finite; the last good state is kept. Or the run to resume was begun on other data.
             StorageError: a checkpoint cannot be written, or the folder holds those of another run.
             KeyboardInterrupt: after Ctrl-C.
         """
@@ -170,9 +172,12 @@ class SPTTrainer(Trainer):
             raise StorageError(
                 f"{self.folder}: holds checkpoints of an earlier run; resume it, or choose another folder"
             )
+        if newest:
+            checkpoint.check_data(newest, self._data)
         self.metrics.rewind(checkpoint.step_of(newest) if newest else -1)
         self._step = -1
         self._sums.clear()
+        self.spt.prompts = self._prompts
         with self._interrupt:
             if newest and checkpoint.is_last(newest):
                 result = self._finished(newest)
@@ -297,7 +302,12 @@ class SPTTrainer(Trainer):
         write_atomically(
             self.checkpoints / f"{checkpoint.PREFIX}{self.state.global_step}",
             lambda partial: checkpoint.write_checkpoint(
-                partial, model=self.spt, optimizer=self.optimizer, scheduler=self.lr_scheduler, trainer_state=text
+                partial,
+                model=self.spt,
+                optimizer=self.optimizer,
+                scheduler=self.lr_scheduler,
+                trainer_state=text,
+                data=self._data,
             ),
         )
 
