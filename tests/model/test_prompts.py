@@ -90,9 +90,3 @@ def test_the_module_keeps_a_float32_copy():
     with torch.no_grad():
         prompts.embeddings[0] = 5
     assert float(values.max()) == 1
-
-
-def test_means():
-    values = torch.arange(12.0).view(1, 2, 6)
-    torch.testing.assert_close(SoftPrompts(values).means(), values.mean(1))
-    assert torch.equal(SoftPrompts(torch.zeros(3, 0, D)).means(), torch.zeros(3, D))

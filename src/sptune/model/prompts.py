@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
 from sptune.errors import RecipeError
-
-PromptInit = Literal["vocabulary", "text", "kmeans", "random", "file"]
 
 
 class SoftPrompts(nn.Module):
@@ -36,10 +32,6 @@ class SoftPrompts(nn.Module):
     def plain(self) -> SoftPrompts:
         """The prompts as an adapter holds them: numbers that are trained themselves, and nothing that makes them."""
         return self if isinstance(self.embeddings, nn.Parameter) else SoftPrompts(self.embeddings)
-
-    def means(self) -> Tensor:
-        """(K, D) the mean of each prompt's rows; zeros where L = 0."""
-        return self.embeddings.sum(1) / max(1, self.length)
 
 
 def sample_rows(table: Tensor, *, count: int, length: int, generator: torch.Generator) -> Tensor:

@@ -75,7 +75,7 @@ class Objective:
         nll = -sums / losses.example_tokens(batch.target_example, batch.examples)[:, None]
         scores = self._shuffled(output.scores, step) if s.shuffle_teachers else output.scores
         zero = nll.new_zeros(())
-        llm = self._llm(output, batch, scores, sums, progress) if s.llm_weight else zero
+        llm = self._llm(output, batch, scores, sums, nll, progress) if s.llm_weight else zero
         selection = self._selection(scores, nll, step) if s.selection.weight else zero
         contrastive = self._contrastive(output.scores, batch) if s.contrastive.weight else zero
         fusion = self._fusion(output) if s.fusion.weight else zero
@@ -105,13 +105,14 @@ class Objective:
     def _gate(self, scores: Tensor) -> Tensor:
         return losses.gate(scores, temperature=self.settings.gate_temperature)
 
-    def _llm(self, output: SPTOutput, batch: TokenBatch, scores: Tensor, sums: Tensor, progress: float) -> Tensor:
+    def _llm(
+        self, output: SPTOutput, batch: TokenBatch, scores: Tensor, sums: Tensor, nll: Tensor, progress: float
+    ) -> Tensor:
         s, tokens = self.settings, output.target_logprobs.shape[1]
         if s.objective == "mixture":
             return losses.mixture_loss(self._gate(scores), sums, tokens=tokens)
         if s.objective == "expected":
             return losses.expected_loss(self._gate(scores), sums, tokens=tokens, uniform_share=s.uniform_share)
-        nll = -sums / losses.example_tokens(batch.target_example, batch.examples)[:, None]
         weights = self._weights(nll, progress)
         return losses.llm_loss(output.target_logprobs, weights=weights, example=batch.target_example)
 
