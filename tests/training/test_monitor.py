@@ -80,6 +80,8 @@ def test_what_the_run_has_already_is_not_proposed():
     assert " Try retriever.keys=clusters, " in warning
     assert "retriever.centre" not in warning
     assert "losses.update" not in warning
+    (warning,) = Monitor(responsibility=True).warnings(ALIKE, progress=0.5)
+    assert "losses.update" not in warning
 
 
 def test_alike_prompts_are_told_with_the_figure_and_what_to_try():

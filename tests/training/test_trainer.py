@@ -112,6 +112,13 @@ def test_each_part_has_its_own_learning_rate(tiny_base: LoadedBase, tmp_path: Pa
         assert bool(watch.gradients[name].abs().sum() > 0), name
 
 
+def test_the_rate_that_is_logged_is_the_one_of_the_step(tiny_base: LoadedBase, tmp_path: Path):
+    run = small_trainer(tiny_base, tmp_path, scheduler="linear", max_steps=4, log_every=1, prompt_lr=0.4, warmup=0)
+    run.train()
+    records = [record for record in read_metrics(run.metrics.path) if record["kind"] == "train"]
+    assert [record["learning_rate"] for record in records] == pytest.approx([0.4, 0.3, 0.2, 0.1])
+
+
 def test_gradients_are_clipped_together(tiny_base: LoadedBase, tmp_path: Path):
     watch = Watch()
     small_trainer(tiny_base, tmp_path, options={"callbacks": [watch]}, max_steps=1, max_grad_norm=1e-3).train()
@@ -273,6 +280,18 @@ def test_the_retriever_learns_to_choose_what_is_better(tiny_base: LoadedBase, tm
     assert after["specialisation"] == pytest.approx(before["specialisation"]), "the regret of a random choice"
     assert before["regret"] > 0.8 * before["specialisation"]
     assert after["regret"] < 0.4 * after["specialisation"]
+
+
+@pytest.mark.parametrize(
+    ("losses", "proposed"), [({}, True), *((change, False) for change in OBJECTIVES.values() if "objective" in change)]
+)
+def test_no_warning_proposes_what_the_recipe_refuses(
+    tiny_base: LoadedBase, tmp_path: Path, losses: dict[str, Any], proposed: bool
+):
+    run = small_trainer(tiny_base, tmp_path, losses=losses)
+    run.monitor.add(torch.tensor([[1.0, 0.0, 0.0]]), torch.ones(1, 3))
+    warnings = run.monitor.warnings(run.monitor.figures(), progress=1)
+    assert ["losses.update=responsibility" in warning for warning in warnings] == [proposed] * 2
 
 
 # What is written.

@@ -50,7 +50,7 @@ class Monitor:
         window: how many contexts the figures are of.
         centred: the run has `retriever.centre=true` already, so that no warning proposes it.
         clusters: likewise `retriever.keys=clusters`.
-        responsibility: likewise `losses.update=responsibility`.
+        responsibility: likewise `losses.update=responsibility`, or an objective that does not allow it.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class Monitor:
             "a smaller losses.selection.teacher_temperature": True,
             "a larger losses.contrastive.weight": True,
         }
+        self._responsibility = "" if responsibility else "losses.update=responsibility, "
         self._tips = [tip for tip, is_new in tips.items() if is_new]
         self._scores: deque[Tensor] = deque(maxlen=window)
         self._nll: deque[Tensor] = deque(maxlen=window)
@@ -102,7 +103,7 @@ class Monitor:
         if progress >= 0.3 and figures.specialisation < ALIKE_NATS:
             found["alike"] = (
                 f"the prompts stay alike: the best of them is only {figures.specialisation:.4f} nats per token better than their mean, so "
-                "there is little to select. Try losses.objective=expected with retriever.keys=clusters, losses.update=responsibility, "
+                f"there is little to select. Try losses.objective=expected with retriever.keys=clusters, {self._responsibility}"
                 "a larger training.prompt_lr or prompts.init=random"
             )
         new = [text for name, text in found.items() if name not in self._warned]

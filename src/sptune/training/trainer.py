@@ -100,7 +100,7 @@ class SPTTrainer(Trainer):
         self.monitor = Monitor(
             centred=centre or model.retriever.reading.rank is not None,  # whitening always centres
             clusters=clusters,
-            responsibility=losses.update == "responsibility",
+            responsibility=losses.update == "responsibility" or losses.objective != "mean",
         )
         self.warnings: list[str] = []
         self._sums = StepSums()
@@ -252,10 +252,10 @@ class SPTTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add loss parts and selection figures to what transformers logs in training."""
         if "loss" in logs and self._sums.batches:
-            logs |= self._take_training_figures()
+            logs |= self._take_training_figures(logs["learning_rate"])
         super().log(logs, start_time)
 
-    def _take_training_figures(self) -> dict[str, float]:
+    def _take_training_figures(self, rate: float) -> dict[str, float]:
         figures = self.monitor.figures()
         record = self._sums.take() | {
             "usage_entropy": figures.entropy,
@@ -267,8 +267,8 @@ class SPTTrainer(Trainer):
         }
         self.warnings = self.monitor.warnings(figures, progress=self._shared.progress_apart(self.state))
         step = {"kind": "train", "step": self.state.global_step, "epoch": self.state.epoch}
-        rate = {"learning_rate": self._get_learning_rate()}
-        self.metrics.append({**step, **rate, **record, "usage": figures.usage, "warnings": self.warnings})
+        step["learning_rate"] = rate
+        self.metrics.append({**step, **record, "usage": figures.usage, "warnings": self.warnings})
         return record
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
