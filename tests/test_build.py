@@ -226,6 +226,19 @@ def test_prompts_of_another_adapter(tiny_base: LoadedBase, tmp_path: Path):
         build.make_model(recipe_of("prompts.init=file", "prompts.file=nowhere"), base=tiny_base)
 
 
+def test_equal_prompts_of_another_adapter_are_parted(tiny_base: LoadedBase, tmp_path: Path):
+    """As a checkpoint of the shared part of training has them."""
+    earlier = build.make_model(recipe_of(), base=tiny_base)
+    with torch.no_grad():
+        earlier.prompts.embeddings[1:] = earlier.prompts.embeddings[0]
+    earlier.save_pretrained(tmp_path / "adapter")
+    recipe = recipe_of("prompts.init=file", f"prompts.file={tmp_path / 'adapter'}")
+    prompts = build.make_model(recipe, base=tiny_base).prompts.embeddings
+    assert torch.equal(prompts[0], earlier.prompts.embeddings[0])
+    assert len({tuple(prompt.flatten().tolist()) for prompt in prompts}) == 3
+    assert torch.equal(prompts, build.make_model(recipe, base=tiny_base).prompts.embeddings), "the same each time"
+
+
 def test_the_bare_model_is_the_base_without_virtual_tokens(tiny_base: LoadedBase):
     """Its log-probabilities are those of the base model on the tokens alone."""
     model = build.make_bare_model(recipe_of("data.path=x"), base=tiny_base)

@@ -295,7 +295,7 @@ def initial_prompts(recipe: Recipe, base: LoadedBase) -> torch.Tensor:
     table = base.backbone.vocabulary()
     generator = torch.Generator().manual_seed(recipe.seed)
     if p.init == "file":
-        return _prompts_from_file(recipe, table)
+        return initial.distinct(_prompts_from_file(recipe, table), generator)
     if p.init == "text":
         ids = base.tokenizer.encode(p.text or "", add_special_tokens=False)
         return initial.from_token_ids(table, ids=ids, count=p.count, length=p.length, generator=generator)

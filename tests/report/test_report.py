@@ -15,6 +15,7 @@ from invented_run import (
     HUMAN,
     WARNING,
     train_record,
+    validation_record,
     write_evaluation,
     write_metrics,
     write_recipe,
@@ -321,6 +322,17 @@ def test_plots_of_an_earlier_report_do_not_stay(tmp_path: Path) -> None:
     write_report(tmp_path)
     assert not (tmp_path / "plots" / "scores.png").exists()
     assert (tmp_path / "plots" / "mine.png").exists()
+
+
+def test_a_validation_of_prompts_that_were_still_one_is_not_of_the_adapter(tmp_path: Path) -> None:
+    """They cannot be kept, however good they were (`training.shared`)."""
+    run = write_run(tmp_path / "run")
+    one = validation_record(2, perplexity=1.0, parted=False)
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(one) + "\n")
+    kept = read_run(run).kept
+    assert kept
+    assert kept["step"] == 12
 
 
 def test_without_validation_the_report_says_so(tmp_path: Path) -> None:

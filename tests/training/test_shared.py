@@ -12,16 +12,17 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import TrainerCallback
+from transformers import Adafactor, TrainerCallback
 
 from small_run import small_trainer, talks
+from sptune.adapter import load_adapter
 from sptune.errors import TrainingError
 from sptune.model.backbone import Backbone
 from sptune.model.load import LoadedBase
 from sptune.model.prompts import SoftPrompts
 from sptune.model.retriever import Reading, Retriever
 from sptune.model.spt import SPTModel
-from sptune.training import checkpoint
+from sptune.training import checkpoint, trainer
 from sptune.training.metrics_log import read_metrics
 from sptune.training.objective import LossParts, Objective
 from sptune.training.shared import SharedPrompts
@@ -172,6 +173,22 @@ def test_the_moments_of_the_best_start_are_those_of_all():
     assert float(noise.std() / first.std()) == pytest.approx(0.1, rel=0.1)
 
 
+def test_the_factored_moments_of_the_best_start_are_those_of_all():
+    """Adafactor keeps a mean for each virtual token of a prompt, and one for each dimension."""
+    own = prompts()
+    optimizer = Adafactor([own.embeddings], lr=0.1, scale_parameter=False, relative_step=False)
+    own.embeddings.grad = torch.arange(1.0, 4.0)[:, None, None].expand_as(own.embeddings).clone()
+    optimizer.step()
+    kept = optimizer.state[own.embeddings]
+    parts = {name: kept[f"exp_avg_sq_{name}"].clone() for name in ("row", "col")}
+    assert {name: part.shape for name, part in parts.items()} == {"row": (3, 4), "col": (3, 32)}
+    shared = SharedPrompts(own, share=0.5, noise=0.1, seed=0, starts=3, losses=lambda: torch.tensor([3.0, 2.0, 2.5]))
+    shared.on_step_begin(None, state(5), None, optimizer=optimizer)
+    for name, part in parts.items():
+        assert not torch.equal(part[0], part[1])
+        assert torch.equal(kept[f"exp_avg_sq_{name}"], part[1:2].expand_as(part))
+
+
 def test_prompts_are_their_starts_until_they_part_and_have_their_moments():
     own = prompts(4)
     before = own.embeddings.detach().clone()
@@ -284,6 +301,47 @@ def test_they_part_once_by_noise_of_the_size_asked_for():
         SharedPrompts(new, share=0.5, noise=0.1, seed=seed).on_step_begin(None, state(5), None)
     assert torch.equal(again.embeddings, parted)
     assert not torch.equal(other.embeddings, parted)
+
+
+# Which adapter is kept.
+
+
+def with_perplexities(
+    monkeypatch: pytest.MonkeyPatch, model: SPTModel | LoadedBase, folder: Path, coming: list[float], **settings: Any
+) -> SPTTrainer:
+    """A run whose validations, one a step, give these perplexities."""
+    left = iter(coming)
+    monkeypatch.setattr(trainer, "validate", lambda *_: {"perplexity": next(left)})
+    options = {"validation": talks(2, seed=1)}
+    settings = {"checkpoint_every": 1, "keep_checkpoints": 9, "max_steps": STEPS, **settings}
+    return small_trainer(model, folder, options=options, **settings)
+
+
+@pytest.mark.parametrize("more", [{}, {"starts": 3}], ids=["one start", "three starts"])
+def test_prompts_that_are_still_one_are_never_the_best(
+    tiny_base: LoadedBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
+):
+    """Nor do they end training early: patience begins with the first validation of prompts that have parted."""
+    coming = [1.0, 2.0, 3.0, 4.0, 9.0, 8.0, 8.5, 8.7]
+    run = with_perplexities(
+        monkeypatch, tiny_base, tmp_path, coming, shared=FORK / STEPS, early_stopping=2, fork_noise=0.5, **more
+    )
+    assert run.train().global_step == STEPS
+    assert run.state.best_global_step == FORK + 2
+    best = load_adapter(tmp_path / "checkpoints" / f"checkpoint-{FORK + 2}" / "adapter").tensors["prompts"]
+    assert torch.equal(run.spt.prompts.embeddings, best)
+    assert len({tuple(prompt.flatten().tolist()) for prompt in best}) == 3
+    records = [record for record in read_metrics(run.metrics.path) if record["kind"] == "validation"]
+    assert [record["parted"] for record in records] == [False] * FORK + [True] * (STEPS - FORK)
+
+
+def test_a_single_prompt_may_be_the_best_from_the_first_step(
+    tiny_base: LoadedBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    alone = tiny_spt(tiny_base, count=1)
+    run = with_perplexities(monkeypatch, alone, tmp_path, [2.0, 1.0, *[3.0] * 6], shared=FORK / STEPS)
+    run.train()
+    assert run.state.best_global_step == 2
 
 
 # Stopped and resumed.

@@ -316,7 +316,7 @@ TRAIN_KEYS = {
 VALIDATION_KEYS = {
     *("kind", "step", "epoch", "perplexity", "fused_perplexity", "oracle_perplexity", "random_perplexity"),
     *("best_prompt_perplexity", "prompt_perplexity", "usage", "usage_entropy", "agreement", "regret", "specialisation"),
-    *("margin", "prompt_similarity"),
+    *("margin", "prompt_similarity", "parted"),
 }
 
 

@@ -48,7 +48,7 @@ def sample_rows(table: Tensor, *, count: int, length: int, generator: torch.Gene
         rows = torch.randperm(table.shape[0], generator=generator)[:needed]
     else:
         rows = torch.randint(table.shape[0], (needed,), generator=generator)
-    return _distinct(table[rows.to(table.device)].float().view(count, length, table.shape[1]), generator)
+    return distinct(table[rows.to(table.device)].float().view(count, length, table.shape[1]), generator)
 
 
 def from_token_ids(table: Tensor, *, ids: list[int], count: int, length: int, generator: torch.Generator) -> Tensor:
@@ -61,7 +61,7 @@ def from_token_ids(table: Tensor, *, ids: list[int], count: int, length: int, ge
         raise RecipeError("prompts.text: empty; give a text such as 'Answer in the voice of the persona.'")
     repeated = (ids * (length // len(ids) + 1))[:length]
     prompt = table[torch.tensor(repeated, dtype=torch.long, device=table.device)].float()
-    return _distinct(prompt.expand(count, -1, -1).clone(), generator)
+    return distinct(prompt.expand(count, -1, -1).clone(), generator)
 
 
 def from_kmeans(table: Tensor, *, count: int, length: int, seed: int) -> Tensor:
@@ -80,7 +80,7 @@ def from_kmeans(table: Tensor, *, count: int, length: int, seed: int) -> Tensor:
     clusters = min(count * length, sample.shape[0])
     centres = MiniBatchKMeans(clusters, random_state=seed, n_init=3).fit(sample.numpy()).cluster_centers_
     rows = torch.arange(count * length) % clusters
-    return _distinct(torch.from_numpy(centres).float()[rows].view(count, length, -1), generator)
+    return distinct(torch.from_numpy(centres).float()[rows].view(count, length, -1), generator)
 
 
 def random_normal(table: Tensor, *, count: int, length: int, generator: torch.Generator) -> Tensor:
@@ -90,7 +90,7 @@ def random_normal(table: Tensor, *, count: int, length: int, generator: torch.Ge
     return noise * values.std(0) + values.mean(0)
 
 
-def _distinct(prompts: Tensor, generator: torch.Generator) -> Tensor:
+def distinct(prompts: Tensor, generator: torch.Generator) -> Tensor:
     """`prompts` (K, L, D) with a tenth of their own spread added as noise to each that equals an earlier one."""
     for k in range(1, prompts.shape[0]):
         if any(torch.equal(prompts[k], prompts[j]) for j in range(k)):

@@ -96,9 +96,9 @@ class RunFolder:
 
     @property
     def kept(self) -> Record | None:
-        """The validation record of the adapter that is kept: the first of the best by the recipe's metric."""
+        """The validation record of the adapter that is kept: the first of the best by the recipe's metric, once the prompts have parted."""
         metric = self.recipe.training.metric if self.recipe else "perplexity"
-        known = [record for record in self.validation if metric in record]
+        known = [record for record in self.validation if metric in record and record.get("parted", True)]
         return min(known, key=lambda record: float(record[metric]), default=None)
 
 
@@ -194,6 +194,7 @@ class _MetricsRecord(BaseModel):
     margin: float | None = None
     warnings: list[str] | None = None
     prompt_similarity: list[list[float]] | None = None
+    parted: bool | None = None
 
 
 def _checked(line: Any) -> Record | None:

@@ -67,6 +67,10 @@ class SharedPrompts(TrainerCallback):
         """Whether the next step still comes before the parting."""
         return int(state.global_step) < self._fork(state)
 
+    def have_parted(self, state: Any) -> bool:
+        """Whether a step has trained the prompts apart. A single prompt, or prompts that are not shared, have nothing to wait for."""
+        return self._share == 0 or self._prompts.count == 1 or int(state.global_step) > self._fork(state)
+
     def progress_apart(self, state: Any) -> float:
         """Share of the steps after the parting that are done, 0..1."""
         fork = self._fork(state)
@@ -119,9 +123,11 @@ class SharedPrompts(TrainerCallback):
 
 
 def _moments(optimizer: Any, prompts: Tensor) -> list[Tensor]:
-    """What the optimizer keeps for every number of the prompts."""
+    """What the optimizer keeps of each prompt, as rows; of every number (Adam), or factored, (K, L) and (K, D) (Adafactor)."""
     kept = {} if optimizer is None else getattr(optimizer, "optimizer", optimizer).state.get(prompts, {})
-    return [value for value in kept.values() if isinstance(value, Tensor) and value.shape == prompts.shape]
+    return [
+        value for value in kept.values() if isinstance(value, Tensor) and value.dim() and len(value) == len(prompts)
+    ]
 
 
 def _clip_each(rows: Tensor, most: float) -> None:

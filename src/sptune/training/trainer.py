@@ -243,11 +243,16 @@ class SPTTrainer(Trainer):
         except ModelError as error:
             raise TrainingError(f"validation after step {self.state.global_step}: {error}; {self._kept()}") from error
         record = {"kind": "validation", "step": self.state.global_step, "epoch": self.state.epoch, **figures}
+        record |= {"parted": self._shared.have_parted(self.state)}
         self.metrics.append({**record, "prompt_similarity": prompt_figures(self.spt).similarity})
         numbers = {f"eval_{name}": value for name, value in figures.items() if isinstance(value, float)}
         self.log(dict(numbers))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, numbers)
         return numbers
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Prompts that are still one cannot be the best, nor end training early: patience begins once they have parted."""
+        return self._shared.have_parted(self.state) and super()._determine_best_metric(metrics, trial)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add loss parts and selection figures to what transformers logs in training."""
