@@ -18,6 +18,7 @@ from sptune.config import LossesSection
 from sptune.data.dialogue import Dialogue
 from sptune.errors import RecipeError, StorageError
 from sptune.model.load import LoadedBase
+from sptune.model.mixture import Speakers
 from sptune.model.retriever import Reading, Retriever
 from sptune.model.spt import SPTModel
 from sptune.training import checkpoint, trainer
@@ -480,6 +481,15 @@ def test_the_kept_adapter_loads_and_replies(finished: SPTTrainer, tiny_base: Loa
     context = talks(1, seed=5)[0].context(0)
     torch.testing.assert_close(model.scores([context]), finished.spt.scores([context]))
     assert len(model.generate([context])) == 1
+
+
+def test_the_kept_adapter_says_who_speaks_as_the_model_did(tiny_base: LoadedBase, tmp_path: Path):
+    """A recipe's model knows it from the start; from Python it is told, as docs/training.md says."""
+    model = tiny_spt(tiny_base)
+    model.speakers = Speakers("gated", gate_temperature=0.5)
+    small_trainer(model, tmp_path, losses={"objective": "mixture", "gate_temperature": 0.5}, max_steps=1).train()
+    loaded = SPTModel.from_pretrained(tmp_path / "adapter", base=tiny_base)
+    assert loaded.speakers == Speakers("gated", gate_temperature=0.5)
 
 
 # What cannot be trained.
