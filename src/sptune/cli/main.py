@@ -96,9 +96,8 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
-    except (
-        OSError
-    ) as error:  # of a path that may not be looked at, or is too long to be one: there even `exists` raises
+    except OSError as error:
+        # of a path that may not be looked at, or is too long to be one: there even `exists` raises
         if error.filename is None:
             raise
         typer.echo(f"sptune: {error.filename}: {error.strerror}; check the path and its permissions", err=True)
