@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
-from transformers.trainer_utils import TrainOutput
+from transformers import PrinterCallback, TrainerCallback
 
 from sptune.config import LossesSection, TrainingSection
 from sptune.data.batch import TokenBatch
 from sptune.data.encoder import TokenSequence
 from sptune.errors import ModelError, StorageError, TrainingError
-from sptune.files import storage_errors, write_atomically
+from sptune.files import storage_errors
 from sptune.training import checkpoint
 from sptune.training.arguments import training_arguments
 from sptune.training.callbacks import make_callbacks
+from sptune.training.checkpointed import CheckpointedTrainer
 from sptune.training.interrupt import Interrupt
 from sptune.training.loader import PackedLoader, data_digest, encode_all
 from sptune.training.metrics_log import MetricsLog
 from sptune.training.monitor import Monitor, prompt_figures
-from sptune.training.not_finite import is_finite, kept_state, step_not_finite, weights_not_finite
+from sptune.training.not_finite import is_finite, step_not_finite
 from sptune.training.objective import Objective
 from sptune.training.preparation import prepare_retriever
 from sptune.training.shared import SharedPrompts
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from sptune.model.spt import SPTModel
 
 
-class SPTTrainer(Trainer):
+class SPTTrainer(CheckpointedTrainer):
     """Trains the prompts and the retriever of an `SPTModel`.
 
     Args:
@@ -65,10 +65,6 @@ class SPTTrainer(Trainer):
     >>> trainer.train()                                                                      # doctest: +SKIP
     """
 
-    optimizer: Any  # transformers' own, which are not typed
-    control: Any
-    state: Any
-
     def __init__(  # noqa: PLR0913 - what a run is made of
         self,
         model: SPTModel,
@@ -87,6 +83,7 @@ class SPTTrainer(Trainer):
         self._prompts = model.prompts  # what is trained; once training has ended the model has them plain
         self.folder = Path(folder)
         self.settings = training or TrainingSection()
+        self.keep_checkpoints = self.settings.keep_checkpoints
         losses = losses or LossesSection()
         c = losses.contrastive
         similarity = make_similarity(c.similarity, backbone=model.backbone, encoder=c.encoder)
@@ -95,7 +92,7 @@ class SPTTrainer(Trainer):
         self.validation = list(validation)
         if self.validation:  # what is wrong with them must not show at the first checkpoint
             encode_all(model, self.validation, key="data.validation")
-        self._data = data_digest(self.sequences, self.validation)
+        self.data = data_digest(self.sequences, self.validation)
         self.metrics = MetricsLog(self.folder / "metrics.jsonl")
         self.monitor = Monitor(
             centred=centre or model.retriever.reading.rank is not None,  # whitening always centres
@@ -133,15 +130,10 @@ class SPTTrainer(Trainer):
                 model=model, args=arguments, train_dataset=self.sequences, eval_dataset=self.validation or None
             )
         self.remove_callback(PrinterCallback)
-        self._interrupt = Interrupt(self._write_checkpoint)
+        self._interrupt = Interrupt(self.write_checkpoint)
         chosen = make_callbacks(self.settings, folder=self.folder, validates=bool(validation))
         for callback in (self._interrupt, self._shared, *chosen, *callbacks):
             self.add_callback(callback)
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of the checkpoints."""
-        return self.folder / "checkpoints"
 
     @property
     def progress(self) -> float:
@@ -173,14 +165,14 @@ class SPTTrainer(Trainer):
                 f"{self.folder}: holds checkpoints of an earlier run; resume it, or choose another folder"
             )
         if newest:
-            checkpoint.check_data(newest, self._data)
+            checkpoint.check_data(newest, self.data)
         self.metrics.rewind(checkpoint.step_of(newest) if newest else -1)
         self._step = -1
         self._sums.clear()
         self.spt.prompts = self._prompts
         with self._interrupt:
             if newest and checkpoint.is_last(newest):
-                result = self._finished(newest)
+                result = self.finished(newest)
             else:
                 result = super().train(resume_from_checkpoint=str(newest) if newest else None)
             self.spt.prompts = self.spt.prompts.plain()
@@ -188,13 +180,6 @@ class SPTTrainer(Trainer):
         if self._interrupt.requested:
             raise KeyboardInterrupt
         return result
-
-    def _finished(self, newest: Path) -> TrainOutput:
-        """What training that had ended gives again, without a further step."""
-        self.state = TrainerState.load_from_json(str(newest / checkpoint.TRAINER_STATE))
-        best = self.state.best_global_step if self.args.load_best_model_at_end else None
-        checkpoint.load_weights(newest if best is None else self.checkpoints / f"{checkpoint.PREFIX}{best}", self.spt)
-        return TrainOutput(self.state.global_step, math.nan, {})
 
     def get_train_dataloader(self) -> DataLoader[TokenSequence]:
         """Packed batches by token budget; the same number in each epoch, in an order that depends on (seed, epoch)."""
@@ -241,7 +226,7 @@ class SPTTrainer(Trainer):
         try:
             figures = validate(self.spt, self.validation)
         except ModelError as error:
-            raise TrainingError(f"validation after step {self.state.global_step}: {error}; {self._kept()}") from error
+            raise TrainingError(f"validation after step {self.state.global_step}: {error}; {self.kept()}") from error
         record = {"kind": "validation", "step": self.state.global_step, "epoch": self.state.epoch, **figures}
         record |= {"parted": self._shared.have_parted(self.state)}
         self.metrics.append({**record, "prompt_similarity": prompt_figures(self.spt).similarity})
@@ -284,50 +269,5 @@ class SPTTrainer(Trainer):
 
     def _stop_not_finite(self, what: str, batches: Sequence[TokenBatch]) -> None:
         if is_finite(self.spt):
-            self._write_checkpoint()
-        raise step_not_finite(what, self.state.global_step + 1, batches, kept=self._kept())
-
-    def _kept(self) -> str:
-        return kept_state(self.checkpoints)
-
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        """In place of transformers' many files (some of them pickles)."""
-        if not is_finite(self.spt):
-            raise weights_not_finite(self.state.global_step, kept=self._kept())
-        self._write_checkpoint()
-        checkpoint.remove_old(self.checkpoints, keep=self.settings.keep_checkpoints, best=self.state.best_global_step)
-
-    def _write_checkpoint(self) -> None:
-        """Write the state in one atomic step."""
-        if self.state.best_global_step:
-            self.state.best_model_checkpoint = str(
-                self.checkpoints / f"{checkpoint.PREFIX}{self.state.best_global_step}"
-            )
-        text = checkpoint.state_text(self.state, (*self.callback_handler.callbacks, self.control))
-        write_atomically(
-            self.checkpoints / f"{checkpoint.PREFIX}{self.state.global_step}",
-            lambda partial: checkpoint.write_checkpoint(
-                partial,
-                model=self.spt,
-                optimizer=self.optimizer,
-                scheduler=self.lr_scheduler,
-                trainer_state=text,
-                data=self._data,
-            ),
-        )
-
-    def _move_model_to_device(self, model: torch.nn.Module, device: torch.device) -> None:
-        """Nothing to move: the model is where the recipe put it."""
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        checkpoint.load_weights(Path(resume_from_checkpoint), self.spt)
-
-    def _load_optimizer_and_scheduler(self, checkpoint_folder: str | None) -> None:
-        if checkpoint_folder is not None:
-            checkpoint.load_optimizer(Path(checkpoint_folder), optimizer=self.optimizer, scheduler=self.lr_scheduler)
-
-    def _load_best_model(self) -> None:
-        checkpoint.load_weights(self.checkpoints / f"{checkpoint.PREFIX}{self.state.best_global_step}", self.spt)
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Nothing to load: no step draws from a global generator (see `checkpoint.write_checkpoint`)."""
+            self.write_checkpoint()
+        raise step_not_finite(what, self.state.global_step + 1, batches, kept=self.kept())
