@@ -78,7 +78,11 @@ def test_the_history_keeps_its_room(fitted: Fitted, tiny_base: LoadedBase, argum
     model, alone = method.load(folder), bare(tiny_base)
     for n in range(len(LONG.turns)):
         with_front = model.encoder.encode_context(LONG.context(n))
-        assert with_front.dropped_turns <= alone.encoder.encode_context(LONG.context(n)).dropped_turns
+        dropped = alone.encoder.encode_context(LONG.context(n)).dropped_turns
+        if arguments["kind"] == "rag":  # its examples differ in length, and may leave more room than they need
+            assert with_front.dropped_turns <= dropped
+        else:
+            assert with_front.dropped_turns == dropped
         assert len(with_front.input_ids) <= model.encoder.context_budget
     assert alone.encoder.encode_context(LONG.context(11)).dropped_turns > 0
 

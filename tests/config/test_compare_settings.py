@@ -132,6 +132,12 @@ def test_decodings_and_seeds_of_a_method():
             {},
             "methods.a: training.prompt_lr in `set`",
         ),
+        (
+            {"a": {"kind": "lora", "grid": {"prompts.count": [2, 4]}}},
+            {},
+            "methods.a: prompts.count in `set` or `grid` has no effect on kind lora",
+        ),
+        ({"a": {"kind": "rag", "set": {"training.epochs": 2}}}, {}, "methods.a: training.epochs in `set` or `grid`"),
         ({"a": {"kind": "spt", "set": {"seed": 1}}}, {}, "methods.a.set.seed: each method is trained with every one"),
         ({"a/b": PT}, {}, "methods: 'a/b' is no name"),
         ({"a": PT}, {"seeds": [1, 1]}, "seeds: a seed is there twice"),

@@ -45,7 +45,6 @@ def test_every_cell_is_a_valid_recipe_with_the_budget_of_an_ablation(name: str) 
     for cell in cells(name):
         assert cell.recipe.data.train == "1:200"
         assert (cell.recipe.data.validation, cell.recipe.evaluation.split) == ("701:750", "751:800")
-        assert not cell.recipe.evaluation.base
     assert settings(name).seeds == (0,)
     assert settings(name).reference in settings(name).methods
     three = expand(load_comparison(name, ["seeds=[0,1,2]"]))

@@ -19,6 +19,7 @@ from sptune.config import TuningSettings
 from sptune.experiments import grid as grids
 from sptune.experiments.grid import Grid, threads
 from sptune.experiments.tasks import Task
+from sptune.experiments.trials import record_trial
 
 LIGHT = Path(__file__).with_name("light_task.py")
 
@@ -161,6 +162,18 @@ def test_a_cell_runs_when_all_its_trials_have_ended_even_in_failure(shelf: Shelf
     assert begun(shelf) == ["fails 1", "fails 2", "fails 0"]
     run(tasks, retry=True)
     assert sorted(begun(shelf)[3:5]) == ["fails 1", "fails 2"]
+
+
+def test_a_cell_waits_for_a_trial_that_is_tried_again(shelf: Shelf):
+    """Or the other seeds would be trained with another rate."""
+    plan, tasks = shelf.begun({"a": spt(rates=[1, 2])}, seeds=[0, 1])
+    record_trial(shelf.output, tasks[0].cell, rate=1, tuning=plan.tuning, perplexity=9.0)
+    record_trial(shelf.output, tasks[1].cell, rate=2, tuning=plan.tuning, error="no memory")
+    assert [task.outcome() for task in tasks] == ["done", "failed", None, None]
+    run(tasks, jobs=2, retry=True)
+    when = {(event, name): moment for event, name, moment, _ in events(shelf)}
+    assert begun(shelf)[0] == "a 2"
+    assert when["begin", "a 0"] > when["end", "a 2"]
 
 
 def test_a_trial_that_failed_is_left_alone_once_a_cell_is_trained_with_another_rate(shelf: Shelf):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,9 +137,23 @@ def test_a_recipe_file_that_changed_meanwhile_is_noticed(shelf: Shelf):
     assert "template.max_length was 200, is 201" in refusal(shelf)
 
 
+def test_dialogues_that_changed_meanwhile_are_noticed(shelf: Shelf):
+    settings = shelf.settings()
+    plan = make_plan(settings)
+    begin(shelf.output, settings, plan)
+    check(shelf.output, replace(plan, data={"data.path=a.txt": "1"}))  # an older folder, which has no digests
+    begin(shelf.output, settings, replace(plan, data={"data.path=a.txt": "1"}))
+    check(shelf.output, replace(plan, data={"data.path=a.txt": "1", "data.path=b.txt": "2"}))
+    with pytest.raises(UsageError, match=r"dialogues of data\.path=a\.txt are no longer those that it was begun with"):
+        check(shelf.output, replace(plan, data={"data.path=a.txt": "3"}))
+
+
 def test_a_folder_with_something_else_is_refused(shelf: Shelf):
     shelf.output.mkdir()
     check(shelf.output, make_plan(shelf.settings()))
+    (shelf.output / f".{PLAN_NAME}.1234.partial").touch()  # another process is about to begin it, or was killed
+    check(shelf.output, make_plan(shelf.settings()))
+    (shelf.output / f".{PLAN_NAME}.1234.partial").unlink()
     (shelf.output / "thesis.tex").touch()
     settings = shelf.settings()
     with pytest.raises(StorageError, match="is in use, and holds no comparison"):

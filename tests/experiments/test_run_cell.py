@@ -12,7 +12,7 @@ import pytest
 
 from small_comparison import METHODS, Shelf
 from sptune.cli.compare_task import do_task
-from sptune.errors import AdapterError
+from sptune.errors import AdapterError, TrainingError
 from sptune.evaluation.records import read_records
 from sptune.evaluation.result import TurnRecord, load_result
 from sptune.experiments import run_cell as cells
@@ -175,6 +175,29 @@ def test_an_evaluation_is_complete_with_all_that_was_asked_for(
     raw = json.loads((tmp_path / "random" / "evaluation.json").read_text())
     (tmp_path / "random" / "evaluation.json").write_text(json.dumps({**raw, "likelihood": None}))
     assert not complete(tmp_path / "random", ("generation",)), "stopped before the likelihoods were added"
+
+
+def test_an_evaluation_stays_until_a_further_part_of_it_is_there(
+    ran: tuple[Shelf, Plan, dict[str, Task]], monkeypatch: pytest.MonkeyPatch
+):
+    _, plan, tasks = ran
+    task = tasks["spt"]
+    more = {**task.cell.evaluations, "random": ("likelihood", "ranking", "generation")}
+    deeper = Task(task.comparison, replace(task.cell, evaluations=more))
+    place = task.folder / "evaluation" / "random"
+    before = {path.name: path.read_bytes() for path in place.iterdir()}
+
+    def fail(*_: object, **__: object) -> None:
+        raise TrainingError("no memory")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("sptune.evaluation.parts.Parts.generate", fail)
+        with pytest.raises(TrainingError, match="no memory"):
+            do_task(deeper, plan)
+    assert {path.name: path.read_bytes() for path in place.iterdir()} == before
+    do_task(deeper, plan)
+    assert complete(place, ("ranking", "generation"))
+    assert not (task.folder / "unfinished").exists()
 
 
 def test_a_method_that_trains_nothing(ran: tuple[Shelf, Plan, dict[str, Task]]):

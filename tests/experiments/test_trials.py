@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from sptune.errors import TrainingError
 from sptune.experiments.cells import Cell
 from sptune.experiments.folders import cell_folder
 from sptune.experiments.record import write_record
+from sptune.experiments.tasks import Task, to_retry
 from sptune.experiments.trials import choose_rate, record_trial, tried
 from sptune.files import write_text
 
@@ -100,6 +102,12 @@ def test_what_has_begun_goes_on_with_its_rate(shelf: Shelf):
     )
     keep(shelf, one, {0.2: 20.0})
     assert choose_rate(shelf.output, one) == 0.1
+    assert choose_rate(shelf.output, replace(one, seed=5)) == 0.1, "nor is another seed trained otherwise"
+    other = Task(shelf.output, replace(one, seed=5))
+    failed = Task(shelf.output, one, rate=0.2)
+    keep(shelf, one, {0.2: None})
+    assert failed.outcome() == "failed"
+    assert to_retry([failed, other]) == [], "whichever seeds are asked for"
 
 
 def test_a_cell_that_was_done_keeps_what_it_was_when_a_further_evaluation_fails(shelf: Shelf):

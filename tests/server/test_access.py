@@ -191,6 +191,12 @@ def test_this_machines_own_names_are_answered(live: LiveServer, host: str):
     assert live.http.get("/v1/models", headers={"host": host}).status_code == 200
 
 
+def test_another_address_of_this_machine_alone_answers_to_its_own_name(make_engine: Callable, make_settings: Callable):
+    with live_server(make_engine(), make_settings(host="127.0.0.2")) as server:
+        assert server.http.get("/v1/models").status_code == 200
+        assert server.http.get("/v1/models", headers={"host": "evil.example"}).status_code == 403
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org"])
 def test_a_public_address_without_a_key_is_refused(host: str, keys: Path, make_settings: Callable[..., ServerSettings]):
     with pytest.raises(ValueError, match="no key is set"):

@@ -25,6 +25,8 @@ def root(adapters: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> 
     for folder in (root / "inside", root / "also", root.with_name("outside")):
         shutil.copytree(adapters["baker"], folder)
     (root / "link").symlink_to(root.with_name("outside"))
+    (root / "run").mkdir()
+    (root / "run" / "adapter").symlink_to(root.with_name("outside"))
     shutil.copytree(adapters["baker"], root / "bad")
     (root / "bad" / "adapter_model.safetensors").write_bytes(b"no tensors")
     return root
@@ -72,7 +74,7 @@ def test_a_name_that_is_taken(server: LiveServer, name: str):
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "name_taken")
 
 
-@pytest.mark.parametrize("path", ["../outside", "link", "/etc", "inside/../../outside", "in\0side"])
+@pytest.mark.parametrize("path", ["../outside", "link", "run", "/etc", "inside/../../outside", "in\0side"])
 def test_nothing_outside_the_root_is_loaded(server: LiveServer, path: str):
     answer = add(server, "other", path)
     assert (answer.status_code, answer.json()["error"]["code"]) == (403, "path_refused")
@@ -111,10 +113,12 @@ def test_what_is_no_adapter(server: LiveServer, body: dict[str, Any]):
 
 def test_a_users_records_are_deleted(server: LiveServer, records: Records):
     before = records.count()
-    for user, name in (("ann", "c1"), ("ann", "c2"), ("bob", "c3")):
+    for user, name in (("ann", "c1"), ("ann", "c2"), ("bob", "c3"), ("org/cy", "c4"), ("", "c5")):
         talk = Dialogue("x", (), (Turn("hello"),))
         chosen = Selection(0, (0.1, 0.0, 0.0), 0.1)
         assert records.conversation(TurnRecord(name, 1.0, "sailor", talk, "ahoy", "stop", user, chosen))
     assert server.http.delete("/admin/users/ann").json() == {"user": "ann", "deleted": 2}
     assert server.http.delete("/admin/users/ann").json()["deleted"] == 0
+    assert server.http.delete("/admin/users/org%2Fcy").json() == {"user": "org/cy", "deleted": 1}
+    assert server.http.delete("/admin/users/").json() == {"user": "", "deleted": 1}
     assert records.count() == before + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -198,6 +199,13 @@ def test_sticky_keeps_the_prompt_of_the_turn_before_without_any_memory(live: Liv
     assert sticky == [free[0]] * 4
 
 
+def test_an_earlier_message_that_does_not_fit_has_no_say_in_what_sticks(live: LiveServer):
+    turns = [("user", "sing " * 3000), ("assistant", "aye ."), ("user", "do you sing ?")]
+    asked = chat(messages=[{"role": role, "content": text} for role, text in turns])
+    free = post(live, asked)["spt"]
+    assert post(live, asked | {"selection": "sticky", "sticky_margin": 1e6})["spt"] == free
+
+
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/spt/select"])
 def test_sticky_asks_for_a_model_that_is_there(live: LiveServer, path: str):
     turns = [("user", "hi"), ("assistant", "aye ."), ("user", "do you sing ?")]
@@ -310,9 +318,18 @@ def test_parts_that_are_no_text_are_named(live: LiveServer):
     ]
     error = refused(live, chat(messages=[{"role": "user", "content": parts}]))
     assert error["message"] == (
-        "messages.0.content: only text is understood; leave out parts of type image_url, input_audio"
+        "messages.0.content: only text is understood; leave out parts of type 'image_url', 'input_audio'"
     )
     assert error["param"] == "messages.0.content"
+
+
+def test_a_part_of_a_type_that_is_no_text_at_all(live: LiveServer):
+    body = json.dumps(chat(messages=[{"role": "user", "content": [{"type": "\ud800" * 200}]}]))
+    answer = live.http.post(PATH, content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400, answer.text
+    error = answer.json()["error"]
+    assert "only text is understood" in error["message"]
+    assert len(error["message"]) < 200
 
 
 def test_what_changes_nothing_is_taken(live: LiveServer):

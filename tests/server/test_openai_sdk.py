@@ -56,11 +56,12 @@ def test_own_fields_go_in_the_extra_body(sdk: openai.OpenAI):
     assert answer.spt["prompt"] == 2  # type: ignore[attr-defined]
 
 
-def test_a_conversation_goes_on_with_the_message_that_came(sdk: openai.OpenAI):
+@pytest.mark.parametrize("form", [lambda message: message, lambda message: message.model_dump()])
+def test_a_conversation_goes_on_with_the_message_that_came(sdk: openai.OpenAI, form: Callable[[Any], Any]):
     first = sdk.chat.completions.create(**GREEDY).choices[0].message
-    messages: Any = [*SAID, first, {"role": "user", "content": "is that hard work ?"}]
-    if first.content:
-        assert sdk.chat.completions.create(**GREEDY | {"messages": messages}).choices
+    assert first.content
+    messages: Any = [*SAID, form(first), {"role": "user", "content": "is that hard work ?"}]
+    assert sdk.chat.completions.create(**GREEDY | {"messages": messages}).choices
 
 
 def test_a_stream(sdk: openai.OpenAI):

@@ -116,8 +116,11 @@ def test_a_full_queue_is_429_and_says_when_to_come_back(small: LiveServer):
 
 
 def test_several_replies_are_taken_all_or_none(small: LiveServer):
-    """The third of three finds no place: the first two do not stay behind."""
-    assert small.http.post(PATH, json=long(n=3)).status_code == 429
+    """The second of two finds no place: the first does not stay behind."""
+    with Held(small, long()):
+        wait_for(small, lambda now: now.running == 1)
+        assert small.http.post(PATH, json=long(n=2)).status_code == 429
+        wait_for(small, lambda now: now.waiting == 0)
     wait_for(small, idle)
 
 
@@ -165,6 +168,13 @@ def choosing(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     monkeypatch.setattr("sptune.engine.queued.selected", slow)
     yield go
     go.set()
+
+
+def test_more_replies_than_there_will_ever_be_room_for(make_engine: Callable, make_settings: Callable):
+    with live_server(make_engine(slots=1, queue_limit=1), make_settings()) as server:
+        answer = server.http.post(PATH, json=chat(n=3, temperature=1))
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "too_many_replies")
+        assert server.http.post(PATH, json=chat(n=2, temperature=1)).status_code == 200
 
 
 def sticky(**fields: Any) -> dict[str, Any]:

@@ -68,7 +68,8 @@ class FrontedTemplate:
 def put_in_front(model: SPTModel, front: Front, *, tokens: int, max_length: int) -> None:
     """Let `model` read `front` before every context.
 
-    The room for it comes on top of `max_length`, so that the history of a context has as much room as without it.
+    The room for it comes on top of `max_length`, so that the history of a context has as much room as without it; what a front leaves
+    of its room, as retrieved examples may, is the history's too.
 
     Args:
         model: its encoder is changed.

@@ -85,18 +85,24 @@ def read_front(settings: MethodSettings, model: SPTModel, folder: Path, *, base:
     own = INSTRUCTION if settings.kind == "zero_shot" else ""
     instruction = own if settings.instruction is None else settings.instruction
     examples: Front = _nothing
-    room = len(model.encoder.tokenizer.encode(f"{instruction}\n\n", add_special_tokens=False)) if instruction else 0
+    room = _tokens(model, instruction)
     if settings.kind == "few_shot" or _retrieves(settings):
         shelf = Shelf(load_examples(folder), encoder=model.encoder, count=settings.examples)
-        room += shelf.room
         if _retrieves(settings):
+            room += shelf.room
             examples = ExampleSearch(shelf, kind=settings.rag or "bm25", base=base)
         else:
             fixed = shelf.text(range(len(shelf.examples)))
+            room += _tokens(model, fixed)
             examples = _always(fixed)
     if room:
         front = _joined(instruction, examples)
         put_in_front(model, front, tokens=room, max_length=recipe.template.max_length)
+
+
+def _tokens(model: SPTModel, text: str) -> int:
+    """Tokens of a text in front of a context."""
+    return len(model.encoder.tokenizer.encode(f"{text}\n\n", add_special_tokens=False)) if text else 0
 
 
 def _retrieves(settings: MethodSettings) -> bool:

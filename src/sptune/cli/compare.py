@@ -18,7 +18,7 @@ from sptune.errors import ModelError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from sptune.config import TuningSettings
+    from sptune.config import Recipe, TuningSettings
     from sptune.experiments.plan import Plan
     from sptune.experiments.tasks import Task
 
@@ -85,7 +85,8 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter an option
     plan = make_plan(settings, place=f"{recipe} with {' '.join(overrides)}" if overrides else recipe)
     folder = settings.folder
     check(folder, plan)
-    _check_material(plan)
+    plan = replace(plan, data=_check_material(plan))
+    check(folder, plan)
     wanted = _chosen(plan, methods=only or (), seeds=seeds or ())
     tasks = list_tasks(folder, wanted)
     if dry_run:
@@ -124,24 +125,42 @@ def status(folder: Folder) -> None:
 app.command("task", hidden=True)(task)
 
 
-def _check_material(plan: Plan) -> None:
+def _check_material(plan: Plan) -> dict[str, str]:
     """Read every dialogue file that a cell needs, and look for BERTScore's encoder: a fault in one shall not be found an hour later.
+
+    Returns:
+        Data settings -> digest of their dialogues.
 
     Raises:
         DataError: a file cannot be read, or holds dialogues that are trained on and tested on.
         ModelError: the encoder is not on this machine.
     """
+    from sptune.data.dialogue import data_hash
     from sptune.evaluation.metrics import bertscore
     from sptune.run_data import load_data
 
     recipes = [cell.recipe for cell in plan.cells]
     different = {repr((recipe.data, recipe.evaluation)): recipe for recipe in recipes}
-    for note in dict.fromkeys(load_data(recipe).note for recipe in different.values()):
+    digests, notes = {}, []
+    for recipe in different.values():
+        data = load_data(recipe)
+        digests[_data_settings(recipe)] = data_hash([*data.train, *data.validation, *data.test])
+        notes.append(data.note)
+    for note in dict.fromkeys(notes):
         if note:
             typer.echo(note, err=True)
     for name in dict.fromkeys(recipe.evaluation.bertscore_model for recipe in different.values()):
         if name is not None and bertscore.installed() and not bertscore.is_here(name):
             raise ModelError(f"evaluation.bertscore_model: {bertscore.not_here(name, 'no such folder or download')}")
+    return digests
+
+
+def _data_settings(recipe: Recipe) -> str:
+    """Which dialogues a recipe names, in its own keys."""
+    named = {f"data.{key}": value for key, value in recipe.data.model_dump(exclude_defaults=True).items()}
+    test = recipe.evaluation.model_dump(include={"path", "split", "limit"}, exclude_none=True)
+    named |= {f"evaluation.{key}": value for key, value in test.items()}
+    return ", ".join(f"{key}={value}" for key, value in named.items()) or "the recipe"
 
 
 def _chosen(plan: Plan, *, methods: Sequence[str], seeds: Sequence[str]) -> Plan:

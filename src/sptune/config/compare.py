@@ -162,7 +162,7 @@ class ComparisonSettings(Section):
     @property
     def folder(self) -> Path:
         """The comparison's folder."""
-        return Path(self.output) if self.output else Path("runs") / "compare" / self.name
+        return Path(self.output).expanduser() if self.output else Path("runs") / "compare" / self.name
 
     def decodings_of(self, method: MethodSettings) -> tuple[str, ...]:
         """The decodings of a method: top-1, controls, further ones. With one prompt those in `ONE_PROMPT` alone are measured."""
@@ -188,12 +188,23 @@ def _methods(settings: ComparisonSettings) -> Iterator[str]:
             yield f"methods.{name}.rates: kind {method.kind} trains nothing; leave it out"
         if RATE_KEY in method.set.keys() | method.grid.keys() and (method.rates or method.kind not in RATED_BY_RECIPE):
             yield f"methods.{name}: {RATE_KEY} in `set` or `grid` has no effect here; give the learning rates as `rates`"
+        for key in sorted(method.set.keys() | method.grid.keys()):
+            if _is_idle(key, method):
+                yield f"methods.{name}: {key} in `set` or `grid` has no effect on kind {method.kind}; leave it out"
         if len(set(method.rates)) < len(method.rates):
             yield f"methods.{name}.rates: a rate is there twice"
         for key in method.grid.keys() & method.set.keys():
             yield f"methods.{name}.grid.{key}: is in `set` too; leave it in one of them"
         for key in method.grid.keys() & {*COMMON_KEYS, "seed"}:
             yield f"methods.{name}.grid.{key}: cannot be varied; write several methods"
+
+
+def _is_idle(key: str, method: MethodSettings) -> bool:
+    """Whether nothing of a method depends on a key of the recipe."""
+    section = key.partition(".")[0]
+    if method.kind in RATED_BY_RECIPE or key in {RATE_KEY, "losses.gate_temperature"}:
+        return False
+    return section in {"prompts", "retriever", "losses"} or (section == "training" and not method.trains)
 
 
 def _seeds(settings: ComparisonSettings) -> Iterator[str]:

@@ -85,7 +85,7 @@ class Recipe(Section):
     @property
     def folder(self) -> Path:
         """The run folder."""
-        return Path(self.output) if self.output else Path("runs") / self.name
+        return Path(self.output).expanduser() if self.output else Path("runs") / self.name
 
     @property
     def validates(self) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -89,3 +92,11 @@ def to_messages(dialogue: Dialogue) -> dict[str, Any]:
 def persona_text(dialogue: Dialogue) -> str:
     """The given sentences joined by single spaces: what persona similarity is measured on (paper, contrastive loss)."""
     return " ".join(dialogue.given)
+
+
+def data_hash(dialogues: Iterable[Dialogue]) -> str:
+    """SHA-256, in hex, of dialogues: of all that a `messages` file says of them, in their order."""
+    digest = hashlib.sha256()
+    for dialogue in dialogues:
+        digest.update(json.dumps(to_messages(dialogue), ensure_ascii=False, sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()

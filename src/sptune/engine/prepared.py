@@ -127,7 +127,7 @@ def selected(request: ServingRequest, adapter: LoadedAdapter) -> Selection:
         UsageError: no such prompt.
         DataError: an empty text, or a context that does not fit the window.
     """
-    return choose(request, adapter, _encoded(request, adapter))
+    return choose(request, adapter, _encoded(request, adapter, room=context_room(adapter.model, request.decoding)))
 
 
 def choose(request: ServingRequest, adapter: LoadedAdapter, ids: Tokens) -> Selection:

@@ -17,7 +17,7 @@ from sptune.engine.prepared import Prepared, prepare, selected
 from sptune.engine.reply_stream import ReplyStream
 from sptune.engine.serving import Load, OverloadedError, ServingRequest, UnavailableError
 from sptune.engine.sticky import earlier_turns
-from sptune.errors import UsageError
+from sptune.errors import DataError, UsageError
 from sptune.model.selection import stay
 
 if TYPE_CHECKING:
@@ -161,7 +161,8 @@ class QueuedEngine(ABC):
         """The request with the prompt of the turn before, where it is sticky."""
         kept: Selection | None = None
         for earlier in earlier_turns(request):
-            kept = stay(kept, await self._choose(earlier, adapter), threshold=request.threshold)
+            with suppress(DataError):  # what does not fit the window had no reply here, and no prompt that spoke
+                kept = stay(kept, await self._choose(earlier, adapter), threshold=request.threshold)
         return request if kept is None else replace(request, previous=kept.prompt)
 
     async def _choose(self, request: ServingRequest, adapter: LoadedAdapter) -> Selection:

@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sptune.data.dialogue import data_hash
 from sptune.evaluation.candidate_replies import Reranking, make_candidates
 from sptune.evaluation.generation import (
     Generation,
@@ -29,7 +30,6 @@ from sptune.evaluation.result import (
     GENERATIONS_NAME,
     PARTIAL_CANDIDATES_NAME,
     PARTIAL_NAME,
-    data_hash,
     model_info,
 )
 from sptune.evaluation.scoring import score_turns

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from sptune import __version__
-from sptune.data.dialogue import Dialogue, to_messages
 from sptune.errors import DataError
 from sptune.evaluation.metrics.profile import MetricReport
 from sptune.evaluation.ranking import Ranking, TurnRank
@@ -191,14 +190,6 @@ def model_info(model: SPTModel, adapter: str | Path | None) -> ModelInfo:
         learn_stop=saved.config.template.learn_stop,
         dtype=str(model.backbone.dtype).removeprefix("torch."),
     )
-
-
-def data_hash(dialogues: Sequence[Dialogue]) -> str:
-    """SHA-256 of dialogues: see `DataInfo.sha256`."""
-    digest = hashlib.sha256()
-    for dialogue in dialogues:
-        digest.update(json.dumps(to_messages(dialogue), ensure_ascii=False, sort_keys=True).encode() + b"\n")
-    return digest.hexdigest()
 
 
 def turn_records(

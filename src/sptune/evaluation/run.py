@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from sptune.data.dialogue import data_hash
 from sptune.errors import UsageError
 from sptune.evaluation.candidate_replies import Reranking
 from sptune.evaluation.generation import Generation, check_room, measure
@@ -27,7 +28,6 @@ from sptune.evaluation.result import (
     DataInfo,
     EvaluationResult,
     TurnRecord,
-    data_hash,
     model_info,
     save_result,
     turn_records,

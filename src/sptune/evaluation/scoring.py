@@ -192,14 +192,14 @@ def likelihood(scores: Sequence[TurnScore]) -> Likelihood:
         turns=len(scores),
         tokens=tokens,
         bytes=size,
-        perplexity=_perplexity(chosen, tokens),
+        perplexity=perplexity_of(chosen, tokens),
         bits_per_byte=chosen / math.log(2) / max(1, size),
-        prompt_perplexity=tuple(_perplexity(cost, tokens) for cost in each),
+        prompt_perplexity=tuple(perplexity_of(cost, tokens) for cost in each),
         best_prompt=best,
-        best_prompt_perplexity=_perplexity(each[best], tokens),
-        random_perplexity=_perplexity(math.fsum(each) / count, tokens),
-        oracle_perplexity=_perplexity(oracle, tokens),
-        fused_perplexity=_perplexity(fused, tokens),
+        best_prompt_perplexity=perplexity_of(each[best], tokens),
+        random_perplexity=perplexity_of(math.fsum(each) / count, tokens),
+        oracle_perplexity=perplexity_of(oracle, tokens),
+        fused_perplexity=perplexity_of(fused, tokens),
         gated_perplexity=_measured_perplexity(gated, tokens),
         mixture_perplexity=_measured_perplexity(mixture, tokens),
     )
@@ -216,8 +216,9 @@ def selection_quality(scores: Sequence[TurnScore]) -> SelectionFigures:
 
 def _measured_perplexity(logprobs: Sequence[float | None], tokens: int) -> float | None:
     known = [value for value in logprobs if value is not None]
-    return _perplexity(-math.fsum(known), tokens) if len(known) == len(logprobs) else None
+    return perplexity_of(-math.fsum(known), tokens) if len(known) == len(logprobs) else None
 
 
-def _perplexity(nll: float, tokens: int) -> float:
+def perplexity_of(nll: float, tokens: int) -> float:
+    """`exp` of a cost in nats per token; finite however bad it is."""
     return math.exp(min(nll / max(1, tokens), _LARGEST))

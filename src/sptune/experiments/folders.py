@@ -6,6 +6,7 @@ from pathlib import Path
 
 CELLS, TUNING = "cells", "tuning"
 RUN, EVALUATION = "run", "evaluation"
+UNFINISHED = "unfinished"  # evaluations that are at work
 CELL_NAME, LOG_NAME, PROBE_NAME, TUNING_NAME = "cell.json", "log.txt", "probe.json", "tuning.jsonl"
 FIT_TURNS_NAME = "{}-turns.jsonl"  # turns of validation or training, for the best single prompt and the probe
 

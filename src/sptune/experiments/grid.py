@@ -103,12 +103,17 @@ class Grid:
             if self._is_over(task):
                 self.waiting.remove(task)
                 self._display.ended(task, None)
-            elif is_ready(task) and not owner(task.folder):
+            elif is_ready(task) and not self._is_tuned(task) and not owner(task.folder):
                 self.waiting.remove(task)
                 command = command_of(task, retry=task.key in self._again)
                 process = _start(command, task.folder, jobs=self._jobs)
                 self._children.append(_Child(task, process, time.monotonic()))
                 self._display.started(task)
+
+    def _is_tuned(self, task: Task) -> bool:
+        """Whether a cell's learning rate is still being tried: again, where a trial had failed."""
+        left = (*self.waiting, *(child.task for child in self._children))
+        return task.rate is None and any(one.rate is not None and one.cell.label == task.cell.label for one in left)
 
     def _reap(self) -> None:
         """See to processes that ended."""

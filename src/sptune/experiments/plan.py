@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,13 @@ class Plan:
         tuning: how learning rates are chosen.
         probe: turns that the offline probe learns from.
         cells: in the order in which they are run.
+        data: data settings -> digest of the dialogues that they gave; empty where they were not read.
     """
 
     tuning: TuningSettings
     probe: str
     cells: tuple[Cell, ...]
+    data: Mapping[str, str] = field(default_factory=dict)
 
     def cell(self, label: str, seed: int) -> Cell:
         """The cell of that label and seed.
@@ -93,7 +95,7 @@ def check(folder: Path, plan: Plan) -> None:
         StorageError: holds something else.
     """
     if not (folder / PLAN_NAME).is_file():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or any(not path.name.startswith(".") for path in folder.iterdir())):
             raise StorageError(f"{folder}: is in use, and holds no comparison; choose another with output=FOLDER")
         return
     before = read_plan(folder)
@@ -115,7 +117,8 @@ def read_plan(folder: Path) -> Plan:
     try:
         raw = json.loads((folder / PLAN_NAME).read_text(encoding="utf-8"))
         tuning = TuningSettings.model_validate(raw["tuning"])
-        return Plan(tuning, str(raw["probe"]), tuple(_read_cell(entry) for entry in raw["cells"]))
+        cells = tuple(_read_cell(entry) for entry in raw["cells"])
+        return Plan(tuning, str(raw["probe"]), cells, raw.get("data", {}))  # an older one has no digests
     except FileNotFoundError as error:
         raise UsageError(f"{folder}: holds no comparison; give the folder that `sptune compare` wrote") from error
     except (OSError, ValueError, KeyError, TypeError, RecipeError, ValidationError) as error:
@@ -132,6 +135,9 @@ def differences(before: Plan, now: Plan, *, unused: Collection[str] = ()) -> Ite
     """
     shared = [{"tuning": plan.tuning.model_dump(exclude={"unequal"}), "probe": plan.probe} for plan in (before, now)]
     yield from _changed("", *shared)
+    for key in before.data.keys() & now.data.keys():
+        if before.data[key] != now.data[key]:
+            yield f"the dialogues of {key} are no longer those that it was begun with"
     cells = {(cell.label, cell.seed): cell for cell in now.cells}
     for old in before.cells:
         new = cells.get((old.label, old.seed))
@@ -179,7 +185,7 @@ def _to_json(plan: Plan) -> dict[str, Any]:
         }
         for cell in plan.cells
     ]
-    return {"tuning": plan.tuning.model_dump(mode="json"), "probe": plan.probe, "cells": cells}
+    return {"tuning": plan.tuning.model_dump(mode="json"), "probe": plan.probe, "cells": cells, "data": dict(plan.data)}
 
 
 def _read_cell(entry: Mapping[str, Any]) -> Cell:

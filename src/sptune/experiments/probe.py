@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sptune.evaluation.result import TurnRecord
+from sptune.evaluation.scoring import perplexity_of
 from sptune.model.retriever import Contexts
 
 if TYPE_CHECKING:
@@ -149,4 +149,4 @@ def _logprobs(records: Sequence[TurnRecord]) -> Tensor:
 
 def _perplexity(records: Sequence[TurnRecord], picks: Sequence[int]) -> float:
     chosen = _logprobs(records)[torch.arange(len(picks)), torch.tensor(picks)]
-    return math.exp(-float(chosen.sum()) / sum(record.tokens or 1 for record in records))
+    return perplexity_of(-float(chosen.sum()), sum(record.tokens or 1 for record in records))

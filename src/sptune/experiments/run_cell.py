@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,14 +16,14 @@ from sptune.evaluation.result import TURNS_NAME, TurnRecord, load_result
 from sptune.evaluation.run import Settings, evaluate
 from sptune.experiments.cells import Cell
 from sptune.experiments.controls import add_likelihood, best_single, derive, scored_turns
-from sptune.experiments.folders import EVALUATION, FIT_TURNS_NAME, PROBE_NAME, RUN
+from sptune.experiments.folders import EVALUATION, FIT_TURNS_NAME, PROBE_NAME, RUN, UNFINISHED
 from sptune.experiments.material import Material
 from sptune.experiments.probe import ProbeTurns, context_features, run_probe
 from sptune.experiments.record import write_record
 from sptune.experiments.state import StateFile
 from sptune.experiments.training_progress import TrainingProgress
 from sptune.experiments.trials import kept_rate
-from sptune.files import write_json
+from sptune.files import write_atomically, write_json
 
 if TYPE_CHECKING:
     from sptune.data.dialogue import Dialogue
@@ -97,14 +98,23 @@ class _Evaluation:
             add_likelihood(top1, output)
 
     def _measure(self, name: str, parts: Any) -> None:
+        """Evaluate beside what is there already, which stays until all is done: this may be a further part of it."""
+        place = self.folder / UNFINISHED / name
         evaluate(
             self.model,
             self.material.test,
             settings=replace(self._settings(name), parts=tuple(parts)),
             source=replace(self.material.source, adapter=str(self.folder / RUN)),
-            output=self._output(name),
+            output=place,
             progress=self.state.show,
         )
+
+        def take(partial: Path) -> None:
+            place.rename(partial)
+
+        write_atomically(self._output(name), take)
+        with suppress(OSError):  # another decoding was stopped
+            place.parent.rmdir()
 
     def _settings(self, name: str) -> Settings:
         if name == "random":

@@ -31,16 +31,17 @@ def tried(comparison: Path, cell: Cell) -> Perplexities:
 
 
 def choose_rate(comparison: Path, cell: Cell) -> float | None:
-    """The learning rate of a cell: that of its training where it has begun, the best that was tried, the only one, or None where it names none.
+    """The learning rate of a cell: that of its training where it has begun, or of another seed's, the best that was tried, the only one,
+    or None where it names none.
 
     Raises:
         TrainingError: no rate could be trained with.
     """
     if not cell.settings.rates:
         return None
-    begun = kept_rate(cell_folder(comparison, cell.label, cell.seed))
-    if begun is not None:
-        return begun
+    begun = begun_rates(cell_folder(comparison, cell.label, cell.seed))
+    if begun:
+        return begun[0]
     if not cell.tunes:
         return cell.settings.rates[0]
     known = {rate: value for rate, value in tried(comparison, cell).items() if value is not None}
@@ -51,6 +52,12 @@ def choose_rate(comparison: Path, cell: Cell) -> float | None:
             "and try again with --retry-failed"
         )
     return min(known, key=known.__getitem__)
+
+
+def begun_rates(folder: Path) -> list[float]:
+    """The learning rates that the cell in `folder` and then those of the other seeds are trained with, as far as training has begun."""
+    others = sorted(folder.parent.glob("seed-*")) if folder.parent.is_dir() else []
+    return [rate for one in (folder, *others) if (rate := kept_rate(one)) is not None]
 
 
 def kept_rate(folder: Path) -> float | None:

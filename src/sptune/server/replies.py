@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sptune.errors import AdapterError
-from sptune.server.errors import RETRY_SECONDS, ApiError
+from sptune.server.errors import RETRY_SECONDS, ApiError, bad_request
 
 if TYPE_CHECKING:
     from sptune.engine.serving import Finish, Piece, ServingRequest, Stream, TokenLogprob
@@ -77,6 +77,13 @@ class Replies:
             SptError: what the engine says of a request.
         """
         engine, metrics = self._service.engine, self._service.metrics
+        load = engine.load()
+        if load.slots and len(self.requests) > (most := load.slots + load.queue_limit):
+            raise bad_request(
+                f"n: {len(self.requests)} replies are more than this server's slots and queue hold, {most}",
+                param="n",
+                code="too_many_replies",
+            )
         try:
             async with asyncio.timeout(self._service.settings.first_token_seconds):
                 for request in self.requests:

@@ -121,7 +121,7 @@ class ServerSettings(Section):
     max_message_chars: int = Field(
         16_000, ge=1, description="the longest message, or text to be completed, in characters"
     )
-    max_persona_sentences: int = Field(64, ge=1, description="the most sentences of a persona")
+    max_persona_sentences: int = Field(64, ge=1, description="the most sentences of a persona that is given as a list")
     max_n: int = Field(8, ge=1, le=1024, description="the most replies to one request")
     max_tokens: int = Field(1024, ge=1, description="the most tokens of a reply that a request may ask for")
     max_stops: int = Field(4, ge=0, description="the most stop texts of a request")

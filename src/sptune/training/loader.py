@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from torch.utils.data import DataLoader
 
 from sptune.data.batch import collate
-from sptune.data.dialogue import Dialogue, to_messages
+from sptune.data.dialogue import Dialogue, data_hash
 from sptune.data.encoder import TokenSequence
 from sptune.data.packing import TokenBudgetSampler
 from sptune.errors import DataError
@@ -70,6 +69,5 @@ def data_digest(sequences: Sequence[TokenSequence], validation: Sequence[Dialogu
     digest = hashlib.sha256()
     for sequence in sequences:
         digest.update(repr((sequence.input_ids, sequence.spans)).encode())
-    for talk in validation:
-        digest.update(json.dumps(to_messages(talk)).encode())
+    digest.update(data_hash(validation).encode())
     return digest.hexdigest()

@@ -117,6 +117,26 @@ def test_another_prompt_can_be_read_without_changing_the_talk_and_adopted(stand_
     ]
 
 
+def test_a_reply_that_is_adopted_while_another_is_said_stands(stand_in: StandIn, open_page: Opener) -> None:
+    with open_page() as page:
+        stand_in.pause = 0.2
+        say(page)
+        page.get_by_role("button", name="Prompt 1, score").click()
+        other = page.locator(".other")
+        expect(other.locator(".text")).to_have_text(REPLIES[1], timeout=20_000)
+        page.get_by_role("button", name="Use this reply").click()
+        expect(page.get_by_role("button", name="Stop")).to_be_hidden()
+        assert last_reply(page) == REPLIES[1]
+        stand_in.pause = 0.0
+        say(page, "Really?")
+        replied(page, 2)
+    assert [message["content"] for message in stand_in.asked[-1]["messages"]] == [
+        "What do you do on Sundays?",
+        REPLIES[1],
+        "Really?",
+    ]
+
+
 def test_adopting_an_earlier_reply_begins_another_talk_and_loses_none(open_page: Opener, tmp_path: Path) -> None:
     with open_page() as page:
         for number, text in enumerate(["One?", "Two?"], start=1):

@@ -24,6 +24,8 @@ Rows: TypeAlias = NDArray[np.intp]
 Place: TypeAlias = tuple[str, int]
 """Dialogue and turn."""
 
+MOST_NATS = 300.0  # a token, in a perplexity: that of a training that went wrong, which can still be squared
+
 
 @dataclass(frozen=True, slots=True)
 class SeedScore:
@@ -74,8 +76,12 @@ def perplexity_score(turns: Sequence[TurnRecord], costs: NDArray[np.float64]) ->
         costs: (n,) cost of each response in nats, summed over its tokens.
     """
     tokens = np.array([turn.tokens or 0 for turn in turns])  # (n,)
+
+    def perplexity(rows: Rows) -> float:
+        return math.exp(min(float(costs[rows].sum()) / max(1, int(tokens[rows].sum())), MOST_NATS))
+
     places = tuple((turn.dialogue, turn.turn) for turn in turns)
-    return SeedScore(places, lambda rows: math.exp(float(costs[rows].sum()) / max(1, int(tokens[rows].sum()))))
+    return SeedScore(places, perplexity)
 
 
 def _of_turns(one: Evaluated) -> dict[str, SeedScore]:

@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sptune.data.dialogue import data_hash
 from sptune.errors import UsageError
 from sptune.evaluation.generation import check_room
 from sptune.evaluation.records import write_records
-from sptune.evaluation.result import GENERATIONS_NAME, TURNS_NAME, DataInfo, data_hash, model_info, turn_records
+from sptune.evaluation.result import GENERATIONS_NAME, TURNS_NAME, DataInfo, model_info, turn_records
 from sptune.evaluation.run import Settings as EvaluationSettings
 from sptune.evaluation.run import Source
 from sptune.evaluation.turns import choose_prompts

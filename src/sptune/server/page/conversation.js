@@ -114,6 +114,7 @@ export class Conversation {
     if (this.#running) return;
     const view = this.#views.get(exchange);
     const running = new AbortController();
+    const before = exchange.voice;
     this.#running = running;
     Object.assign(view, { how, error: null, beside: null, told: "" });
     this.#changed();
@@ -124,6 +125,12 @@ export class Conversation {
     });
     const current = this.#running === running; // else another talk has begun meanwhile
     if (current) this.#running = null;
+    if (exchange.voice !== before) { // what another voice said was adopted meanwhile, and stands
+      view.live = null;
+      view.render();
+      this.#changed();
+      return;
+    }
     const worse = error && (!reply.text || answer(exchange)?.text);
     const silence = worse ? null : settle(exchange, reply);
     Object.assign(view, { live: null, error: error ?? silence });

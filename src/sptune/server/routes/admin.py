@@ -8,6 +8,7 @@ from pathlib import Path
 from fastapi import APIRouter
 
 from sptune.errors import AdapterError, UsageError
+from sptune.model.hub import local_folder
 from sptune.server.errors import ApiError, no_such_model
 from sptune.server.routes.documented import ERRORS
 from sptune.server.routes.models import adapter_models, model_of
@@ -49,7 +50,7 @@ async def remove_adapter(name: str, service: ServiceOf) -> ModelDeleted:
     return ModelDeleted(id=name)
 
 
-@router.delete("/users/{user}", responses=ERRORS)
+@router.delete("/users/{user:path}", responses=ERRORS)  # an id may hold slashes
 async def delete_user(user: str, service: ServiceOf) -> RecordsDeleted:
     """Delete everything that is kept of a user's conversations."""
     if service.records is None:
@@ -67,7 +68,7 @@ def _below(root: Path, path: str) -> Path:
     )
     try:
         root = root.resolve()
-        found = (root / path).resolve()
+        found = local_folder((root / path).resolve()).resolve()  # the folder that is read: of a run, the one within
     except (OSError, ValueError) as error:
         raise refused from error
     if not found.is_relative_to(root):

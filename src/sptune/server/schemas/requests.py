@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
+from sptune.config.mistakes import short
 from sptune.server.schemas.fields import Body, GenerationBody, Neutral, NoItems, Prompt
 
 Sentence = Annotated[str, Field(min_length=1)]
@@ -31,14 +32,15 @@ class Message(Body):
     audio: Neutral[None] = None
     tool_calls: Neutral[None] = None
     function_call: Neutral[None] = None
+    annotations: Neutral[NoItems] = None
 
     @field_validator("content", mode="before")
     @classmethod
     def _is_text(cls, content: Any) -> Any:
         parts = content if isinstance(content, list) else []
-        kinds = {str(part["type"]) for part in parts if isinstance(part, dict) and part.get("type", "text") != "text"}
+        kinds = {short(part["type"]) for part in parts if isinstance(part, dict) and part.get("type", "text") != "text"}
         if kinds:
-            raise ValueError(f"only text is understood; leave out parts of type {', '.join(sorted(kinds))}")
+            raise ValueError(f"only text is understood; leave out parts of type {', '.join(sorted(kinds)[:3])}")
         return content
 
     @property
