@@ -474,7 +474,7 @@ def test_stopping_drains_or_ends_what_is_open(replica: Start, visit: Callable, c
         with pytest.raises(UnavailableError):
             engine.submit(asked(contexts))
         await engine.start()
-        server.pause = 0.01
+        server.pause = 0.1  # so slow that none has ended, however busy the machine is
         streams = [engine.submit(asked(contexts, LONG)) for _ in range(3)]
         await anext(streams[0])
         await engine.stop()
