@@ -28,7 +28,7 @@ LAYERS = (
     {"engine", "report"},
     {"experiments"},
     {"server"},
-    {"cli", "build", "doctor", "__main__"},
+    {"cli", "build", "preflight", "doctor", "__main__"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 

@@ -77,7 +77,7 @@ def run(recipe: Recipe, *, resume: bool = False, force: bool = False, evaluate: 
         StorageError: the run folder is in use.
     """
     _check_folder(recipe, resume=resume, force=force)
-    from sptune import build
+    from sptune import build, preflight
     from sptune.files import write_text
     from sptune.run_data import load_data
     from sptune.training.progress import ProgressBar
@@ -86,8 +86,8 @@ def run(recipe: Recipe, *, resume: bool = False, force: bool = False, evaluate: 
     base = build.load_recipe_base(recipe)
     model = build.make_model(recipe, base=base)
     if evaluate:
-        build.check_test(recipe, model, data)
-        build.check_bertscore(recipe)
+        preflight.check_test(recipe, model, data)
+        preflight.check_bertscore(recipe)
     bar = ProgressBar()
     trainer = build.make_trainer(recipe, model, data, callbacks=[bar])
     bar.trainer = trainer
@@ -173,7 +173,7 @@ def _report(recipe: Recipe) -> None:
 
 
 def _check(recipe: Recipe) -> None:
-    from sptune import build
+    from sptune import build, preflight
     from sptune.data.truncation import count_truncation
     from sptune.run_data import load_data
 
@@ -192,7 +192,7 @@ def _check(recipe: Recipe) -> None:
                 raise UsageError(
                     f"{name}: {found.too_long} turns do not fit the base model's window; shorten or leave them out"
                 )
-    build.check_run(recipe, model, data)
+    preflight.check_run(recipe, model, data)
     typer.echo("the recipe is good")
 
 

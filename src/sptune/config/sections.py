@@ -263,3 +263,8 @@ class TrainingSection(Section):
     report_to: tuple[str, ...] = Field(
         ("tensorboard",), description="as in transformers: tensorboard, wandb, mlflow, ...; [] for none"
     )
+
+    @property
+    def kept_starts(self) -> int:
+        """How many starts go on after `shared`: so many neighbouring keys begin on one cluster."""
+        return self.starts if self.keep_starts else 1

@@ -103,7 +103,7 @@ class Grid:
             if self._is_over(task):
                 self.waiting.remove(task)
                 self._display.ended(task, None)
-            elif is_ready(task) and not self._is_tuned(task) and not owner(task.folder):
+            elif not self._is_tuned(task) and is_ready(task) and not owner(task.folder):
                 self.waiting.remove(task)
                 command = command_of(task, retry=task.key in self._again)
                 process = _start(command, task.folder, jobs=self._jobs)

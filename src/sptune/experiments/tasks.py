@@ -15,7 +15,7 @@ from sptune.experiments.claim import owner
 from sptune.experiments.folders import CELL_NAME, EVALUATION, cell_folder, trial_folder
 from sptune.experiments.plan import Plan
 from sptune.experiments.record import change_status, read_record, write_record
-from sptune.experiments.trials import begun_rates, record_trial, tried
+from sptune.experiments.trials import begun_rate, record_trial, tried
 
 Status = Literal["done", "failed", "running", "waiting"]
 Key = tuple[str, int, float | None]
@@ -134,7 +134,7 @@ def is_ready(task: Task) -> bool:
 def to_retry(tasks: Sequence[Task]) -> list[Task]:
     """Failed tasks that may be tried again: not the trials of a method that began to train cells by the rate that was best then."""
     cells = [task for task in tasks if task.rate is None]
-    settled = {task.cell.label for task in cells if task.outcome() == "done" or begun_rates(task.folder)}
+    settled = {task.cell.label for task in cells if task.outcome() == "done" or begun_rate(task.folder)}
     return [
         task for task in tasks if task.outcome() == "failed" and (task.rate is None or task.cell.label not in settled)
     ]

@@ -39,9 +39,9 @@ def choose_rate(comparison: Path, cell: Cell) -> float | None:
     """
     if not cell.settings.rates:
         return None
-    begun = begun_rates(cell_folder(comparison, cell.label, cell.seed))
-    if begun:
-        return begun[0]
+    begun = begun_rate(cell_folder(comparison, cell.label, cell.seed))
+    if begun is not None:
+        return begun
     if not cell.tunes:
         return cell.settings.rates[0]
     known = {rate: value for rate, value in tried(comparison, cell).items() if value is not None}
@@ -54,10 +54,10 @@ def choose_rate(comparison: Path, cell: Cell) -> float | None:
     return min(known, key=known.__getitem__)
 
 
-def begun_rates(folder: Path) -> list[float]:
-    """The learning rates that the cell in `folder` and then those of the other seeds are trained with, as far as training has begun."""
-    others = sorted(folder.parent.glob("seed-*")) if folder.parent.is_dir() else []
-    return [rate for one in (folder, *others) if (rate := kept_rate(one)) is not None]
+def begun_rate(folder: Path) -> float | None:
+    """The learning rate that the cell in `folder` is trained with, else that of another seed; None where no training has begun."""
+    seeds = (folder, *sorted(folder.parent.glob("seed-*")))
+    return next((rate for one in seeds if (rate := kept_rate(one)) is not None), None)
 
 
 def kept_rate(folder: Path) -> float | None:

@@ -82,5 +82,5 @@ def _access(settings: ServerSettings) -> Access:
     admin_keys = KeyFile(settings.admin_key_file, option="admin_key_file") if settings.admin_key_file else None
     page = page_files() if settings.page else {}
     own = f"[{settings.host}]" if ":" in settings.host else settings.host
-    hosts = {*LOCAL_NAMES, own, *settings.allowed_hosts} if settings.is_loopback else None
-    return Access(keys, admin_keys, {"/health", *settings.public_routes, *page}, hosts and {*map(str.lower, hosts)})
+    hosts = {*map(str.lower, (*LOCAL_NAMES, own, *settings.allowed_hosts))} if settings.is_loopback else None
+    return Access(keys, admin_keys, {"/health", *settings.public_routes, *page}, hosts)

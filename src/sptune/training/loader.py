@@ -64,6 +64,18 @@ def encode_all(model: SPTModel, dialogues: Sequence[Dialogue], *, key: str = "da
     return sequences
 
 
+def encode_data(model: SPTModel, train: Sequence[Dialogue], validation: Sequence[Dialogue]) -> list[TokenSequence]:
+    """The token sequences of the training dialogues, once those of validation are known to be good: that must not show at the first checkpoint.
+
+    Raises:
+        DataError: see `encode_all`.
+    """
+    sequences = encode_all(model, train)
+    if validation:
+        encode_all(model, validation, key="data.validation")
+    return sequences
+
+
 def data_digest(sequences: Sequence[TokenSequence], validation: Sequence[Dialogue]) -> str:
     """SHA-256, in hex, of what a run depends on beside its settings: the tokens that it learns from, and what was said in validation."""
     digest = hashlib.sha256()

@@ -22,7 +22,7 @@ from sptune.training.arguments import training_arguments
 from sptune.training.callbacks import make_callbacks
 from sptune.training.checkpointed import CheckpointedTrainer
 from sptune.training.interrupt import Interrupt
-from sptune.training.loader import PackedLoader, data_digest, encode_all
+from sptune.training.loader import PackedLoader, data_digest, encode_data
 from sptune.training.metrics_log import MetricsLog
 from sptune.training.monitor import Monitor, prompt_figures
 from sptune.training.not_finite import is_finite, step_not_finite
@@ -88,10 +88,8 @@ class SPTTrainer(CheckpointedTrainer):
         c = losses.contrastive
         similarity = make_similarity(c.similarity, backbone=model.backbone, encoder=c.encoder)
         self.objective = Objective(losses, similarity=similarity, seed=seed)
-        self.sequences = encode_all(model, train)
         self.validation = list(validation)
-        if self.validation:  # what is wrong with them must not show at the first checkpoint
-            encode_all(model, self.validation, key="data.validation")
+        self.sequences = encode_data(model, train, self.validation)
         self.data = data_digest(self.sequences, self.validation)
         self.metrics = MetricsLog(self.folder / "metrics.jsonl")
         self.monitor = Monitor(
@@ -109,7 +107,7 @@ class SPTTrainer(CheckpointedTrainer):
             budget=self.settings.batch_tokens,
             centre=centre,
             clusters=clusters,
-            alike=self.settings.starts if self.settings.keep_starts else 1,
+            alike=self.settings.kept_starts,
             seed=seed,
         )
         self._shared = SharedPrompts(
