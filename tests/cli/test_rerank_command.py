@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 from invoked import failure, succeeded
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from sptune.cli.rerank import rerank
@@ -89,6 +90,31 @@ def test_gains_are_against_the_replies_that_are_given_best_first(folder: Path):
     assert "mean gain, %" in table
     assert f"{best:+.1f}" in table
     assert "| against |" in table
+
+
+def test_the_table_has_a_column_for_each_weight_that_varies_and_the_human_figures(folder: Path):
+    found = succeeded(run(folder, "--try", "prior_weight=0,0.5", "--try", "consensus_weight=9")).output
+    assert "Replies by weights (likelihood gated, length_power 1, consensus_weight 9, persona_weight 0)" in found
+    header, *rows = [line.strip("| ").split(" | ") for line in found.splitlines() if line.startswith("| ")]
+    assert header[0] == "prior_weight"
+    assert "consensus_weight" not in header
+    assert [row[0] for row in rows] == ["0", "0.5", "human"]
+    human = measure([chosen_reply(one, RerankWeights()) for one in TURNS], profile="paper").human
+    assert rows[-1][header.index("DIST-2")] == f"{human['dist2']:.2f}"
+
+
+def test_what_the_weights_trade_is_drawn(folder: Path, tmp_path: Path):
+    picture = tmp_path / "new" / "trade-off.png"
+    run_ = succeeded(run(folder, "--try", "prior_weight=0,0.5", "--plot", picture))
+    assert "2 choices of weights" in run_.stderr
+    assert Image.open(picture).size[0] > 1000
+
+
+@pytest.mark.parametrize("name", ["trade-off.svg", "trade-off", "folder.png"])
+def test_what_cannot_be_a_picture_is_refused_before_anything_is_measured(folder: Path, name: str):
+    (folder / "folder.png").mkdir()
+    found = error(folder, "--try", "prior_weight=0,0.5", "--plot", folder / name)
+    assert f"--plot: {folder / name} cannot be a picture" in str(found)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from sptune.report.plots.score_map import MOST_TURNS, TurnScores, plot_score_map
 from sptune.report.plots.series import running_mean, series, vector_series
 from sptune.report.plots.similarity import pairs, plot_similarity
 from sptune.report.plots.style import DARK, DPI, LIGHT, THEMES, WIDTH, Theme, label, new_figure, png, prompt_colour
+from sptune.report.plots.trade_off import Traded, front, plot_trade_off
 from sptune.report.plots.usage import plot_usage
 
 TRAIN = [train_record(step) for step in range(1, 13)]
@@ -294,3 +295,27 @@ def contrast(one: str, other: str) -> float:
 def luminance(colour: str) -> float:
     linear = [part / 12.92 if part <= 0.04045 else math.pow((part + 0.055) / 1.055, 2.4) for part in to_rgb(colour)]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_the_front_is_what_no_other_equals_or_beats_in_both() -> None:
+    points = [(random, other, "") for random, other in np.random.default_rng(0).random((40, 2)).round(1)]
+    best = front(points)
+    for one in points:
+        beaten = any(other[0] >= one[0] and other[1] >= one[1] and other[:2] != one[:2] for other in points)
+        assert (one in best) == (not beaten)
+    assert best == sorted(best, key=lambda point: -point[0])
+
+
+def test_a_trade_off_labels_its_front_and_shows_what_it_is_against() -> None:
+    points = [Traded("0.5", 19.0, 50.0, 55.0), Traded("1", 18.0, 60.0, 66.0), Traded("0", 17.5, 40.0, 44.0)]
+    figure = plot_trade_off(
+        points, labels="prior_weight", human=(70.0, 77.0), theme=LIGHT, against=Traded("against", 17.0, 35.0, 38.0)
+    )
+    for number, axes in enumerate(figure.axes):
+        texts = [text.get_text() for text in axes.texts]
+        assert {"0.5", "1", "against", "human responses"} == set(texts)
+        places = {text.get_text(): text.xy for text in axes.texts}
+        assert places["1"] == ((60.0, 66.0)[number], 18.0)
+        assert places["human responses"][0] == (70.0, 77.0)[number]
+    assert "labels: prior_weight" in legend_of(figure, 0)[0]
+    assert png(figure)

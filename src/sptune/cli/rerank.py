@@ -35,6 +35,10 @@ Against = Annotated[
     Path | None,
     typer.Option(help="A generations.jsonl of the same turns: also the mean gain over it, best first."),
 ]
+Plot = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.png", help="Also draw F1 against DIST of every choice, as a picture."),
+]
 Bertscore = Annotated[str | None, typer.Option(help="Encoder for BERTScore: a folder, or a downloaded hub id.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -42,11 +46,12 @@ NAMES = ("likelihood", "length_power", "prior_weight", "consensus_weight", "pers
 SHOWN = ("f1", "bleu", "rouge1", "rouge2", "rougeL", "bertscore_f1", "dist1", "dist2", "ead1", "ead2", "words")
 
 
-def rerank(
+def rerank(  # noqa: PLR0913, PLR0917 - one parameter an option
     candidates: Candidates,
     tries: Try = None,
     similarity: Similarity = None,
     against: Against = None,
+    plot: Plot = None,
     profile: Profile = "paper",
     bertscore_model: Bertscore = None,
     as_json: AsJson = False,
@@ -61,6 +66,7 @@ def rerank(
       sptune evaluate ADAPTER --data valid.txt --split 701:750 --parts generation --decoding rerank --output tune
       sptune rerank tune --try prior_weight=0,0.25,0.5 --try consensus_weight=0,5,10,20 --similarity rouge
       sptune rerank tune --try consensus_weight=0,5,10 --against greedy/generations.jsonl
+      sptune rerank tune --try prior_weight=0.75,1,1.5 --try length_power=0.75,1 --plot trade-off.png
     """
     from sptune.evaluation.records import read_records
     from sptune.evaluation.rerank import TurnCandidates
@@ -68,6 +74,8 @@ def rerank(
     from sptune.evaluation.reweigh import weigh, weights_grid, with_similarity
 
     grid = weights_grid(_values(tries or []))
+    if plot:
+        _check_plot(plot)
     path = candidates / CANDIDATES_NAME if candidates.is_dir() else candidates
     turns = read_records(path, TurnCandidates)
     if similarity:
@@ -78,8 +86,11 @@ def rerank(
     ]
     if base:
         rows.sort(key=lambda row: -(row[1] or 0.0))
+    if plot:
+        _draw(plot, rows, base)
     if as_json:
-        typer.echo(json.dumps([{**asdict(one), "gain": gain} for one, gain in rows], indent=2))
+        found = [{"weights": asdict(one.weights), "values": one.values, "gain": gain} for one, gain in rows]
+        typer.echo(json.dumps(found, indent=2))
         return
     drawn = sum(len(turn.candidates) for turn in turns) / len(turns)
     echo_tables(f"{path}: {len(turns)} turns, {drawn:.1f} candidates each, {profile} rules", [_table(rows, base)])
@@ -161,20 +172,57 @@ def _gain(values: Mapping[str, float], base: Mapping[str, float] | None) -> floa
     return mean_gain(values, base, [spec.key for spec in PAPER if spec.key in values and spec.key in base])
 
 
+def _weights(rows: Sequence[tuple[Weighed, float | None]]) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
+    """The weights that differ between rows with their value in each, and those that do not; all differ where there is one row."""
+    values = (
+        [f"{one:g}" if isinstance(one, float) else one for one in asdict(row.weights).values()] for row, _ in rows
+    )
+    columns = dict(zip(NAMES, zip(*values, strict=True), strict=True))
+    varied = {name: column for name, column in columns.items() if len(set(column)) > 1} or columns
+    return varied, {name: column[0] for name, column in columns.items() if name not in varied}
+
+
 def _table(rows: Sequence[tuple[Weighed, float | None]], base: Mapping[str, float] | None) -> Table:
     from sptune.evaluation.table import DIVERSITY, OVERLAP, Table
 
     labels = OVERLAP | DIVERSITY
+    varied, fixed = _weights(rows)
     shown = [name for name in SHOWN if name in rows[0][0].values]
-    columns = (*NAMES, *(labels[name] for name in shown), *(["mean gain, %"] if base else []))
+    columns = (*varied, *(labels[name] for name in shown), *(["mean gain, %"] if base else []))
     lines = [
-        (
-            *(f"{value:g}" if isinstance(value, float) else value for value in asdict(one.weights).values()),
-            *(f"{one.values[name]:.2f}" for name in shown),
-            *([] if gain is None else [f"{gain:+z.1f}"]),
-        )
-        for one, gain in rows
+        (*texts, *(f"{one.values[name]:.2f}" for name in shown), *([] if gain is None else [f"{gain:+z.1f}"]))
+        for texts, (one, gain) in zip(zip(*varied.values(), strict=True), rows, strict=True)
     ]
-    if base:
-        lines.append(("against", "", "", "", "", *(f"{base[name]:.2f}" for name in shown), ""))
-    return Table("Replies by weights", columns, tuple(lines))
+    for name, values in (("against", base), ("human", rows[0][0].human)):
+        if values:
+            figures = (f"{values[key]:.2f}" if key in values else "" for key in shown)
+            lines.append((name, *[""] * (len(varied) - 1), *figures, *([""] if base else [])))
+    constant = ", ".join(f"{name} {value}" for name, value in fixed.items())
+    return Table(f"Replies by weights{f' ({constant})' if constant else ''}", columns, tuple(lines))
+
+
+def _check_plot(path: Path) -> None:
+    """Refuse what is no picture's name before minutes of measuring."""
+    if path.suffix != ".png" or path.is_dir():
+        raise UsageError(f"--plot: {path} cannot be a picture; name a file that ends in .png")
+
+
+def _draw(path: Path, rows: Sequence[tuple[Weighed, float | None]], base: Mapping[str, float] | None) -> None:
+    from sptune.report.plots.style import LIGHT, save_png
+    from sptune.report.plots.trade_off import Traded, plot_trade_off
+
+    def traded(name: str, values: Mapping[str, float]) -> Traded:
+        return Traded(name, values["f1"], values["dist2"], values["ead2"])
+
+    varied, _ = _weights(rows)
+    names = map(", ".join, zip(*varied.values(), strict=True))
+    human = rows[0][0].human
+    figure = plot_trade_off(
+        [traded(name, one.values) for name, (one, _) in zip(names, rows, strict=True)],
+        labels=", ".join(varied),
+        human=(human["dist2"], human["ead2"]),
+        theme=LIGHT,
+        against=traded("against", base) if base else None,
+    )
+    save_png(figure, path)
+    typer.echo(f"{path}: F1 against DIST, {len(rows)} choices of weights", err=True)

@@ -18,10 +18,12 @@ class Weighed:
     Attributes:
         weights: what a candidate's score weighed.
         values: metric -> figure of the replies that were chosen.
+        human: reference-free metric -> figure of the human responses to the same turns.
     """
 
     weights: RerankWeights
     values: dict[str, float]
+    human: dict[str, float]
 
 
 def weights_grid(values: Mapping[str, Sequence[object]]) -> list[RerankWeights]:
@@ -65,7 +67,8 @@ def weigh(
     """
     for weights in grid:
         chosen = [chosen_reply(turn, weights) for turn in turns]
-        yield Weighed(weights, measure(chosen, profile=profile, bertscore_model=bertscore_model).values)
+        found = measure(chosen, profile=profile, bertscore_model=bertscore_model)
+        yield Weighed(weights, found.values, found.human)
 
 
 def _agreeing(turn: TurnCandidates, agreement: Sequence[float]) -> TurnCandidates:

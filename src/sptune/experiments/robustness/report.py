@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sptune.evaluation.table import Table as TextTable
 from sptune.experiments.robustness.movement import KEPT
-from sptune.files import write_atomically, write_text
+from sptune.files import write_text
 from sptune.report.differences import rough_intervals
 from sptune.report.document import Bullets, Cell, Document, Paragraph, Plot, Row, Section, Table, Warnings, table_row
 from sptune.report.markdown import to_markdown
@@ -58,12 +57,11 @@ def write_report(folder: Path, result: RobustnessResult) -> None:
         StorageError: they cannot be written.
     """
     from sptune.experiments.robustness.plot import plot_movements
-    from sptune.report.plots.style import LIGHT, png
+    from sptune.report.plots.style import LIGHT, save_png
 
     figure = plot_movements(result.conditions, theme=LIGHT)
     if figure:
-        picture = png(figure)
-        write_atomically(folder / PLOTS_NAME / f"{PLOT_NAME}.png", partial(_write, picture))
+        save_png(figure, folder / PLOTS_NAME / f"{PLOT_NAME}.png")
     width = figure.get_figwidth() if figure else None
     write_text(folder / REPORT_NAME, to_markdown(make_document(result, width)))
 
@@ -186,7 +184,3 @@ def _difference(moved: MetricMovement) -> str:
 
 def _meanings(result: RobustnessResult) -> Table:
     return Table(("name", "what it does"), tuple(table_row(one.name, one.meaning) for one in result.conditions), True)
-
-
-def _write(picture: bytes, path: Path) -> None:
-    path.write_bytes(picture)

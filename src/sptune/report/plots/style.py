@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+
+from sptune.files import write_atomically
 
 WIDTH = 5.8  # inches; narrow, so that its text can be read on a phone as well as at 900 px
 DPI = 220
@@ -124,3 +127,17 @@ def png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write the figure as a PNG.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    picture = png(figure)
+
+    def write(partial: Path) -> None:
+        partial.write_bytes(picture)
+
+    write_atomically(path, write)
