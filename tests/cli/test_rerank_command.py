@@ -103,6 +103,13 @@ def test_the_table_has_a_column_for_each_weight_that_varies_and_the_human_figure
     assert rows[-1][header.index("DIST-2")] == f"{human['dist2']:.2f}"
 
 
+def test_every_choice_of_weights_is_a_step_of_the_progress():
+    seen: list[tuple[str, int, int]] = []
+    grid = weights_grid({"prior": [0.0, 0.5]})
+    list(weigh(TURNS, grid, profile="paper", progress=lambda *step: seen.append(step)))
+    assert seen == [("rerank", 0, 2), ("rerank", 1, 2), ("rerank", 2, 2)]
+
+
 def test_what_the_weights_trade_is_drawn(folder: Path, tmp_path: Path):
     picture = tmp_path / "new" / "trade-off.png"
     run_ = succeeded(run(folder, "--try", "prior_weight=0,0.5", "--plot", picture))

@@ -12,7 +12,7 @@ from sptune.evaluation.metrics.profile import Reply, compute
 from sptune.evaluation.ranking import Ranking
 from sptune.evaluation.result import DataInfo, EvaluationResult, ModelInfo
 from sptune.evaluation.scoring import Likelihood
-from sptune.evaluation.table import caption, markdown, print_tables, tables
+from sptune.evaluation.table import Table, caption, markdown, print_tables, tables
 from sptune.model.figures import SelectionFigures
 
 MODEL = ModelInfo("tiny", None, "0" * 64, "runs/a|b/adapter", "1" * 64, 2, 4, "paper", True, "float32")
@@ -104,8 +104,21 @@ def test_a_terminal_shows_every_cell(result: EvaluationResult) -> None:
     print_tables(tables(result), Console(file=stream, width=100, force_terminal=False))
     shown = " ".join(stream.getvalue().split())
     for group in tables(result):
-        assert group.title in shown
+        assert shown.count(group.title) == 1
         assert all(word in shown for row in group.rows for cell in row for word in cell.split())
+
+
+def test_figures_that_are_wider_than_the_terminal_run_on_and_words_are_folded(result: EvaluationResult) -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, width=40, force_terminal=False)
+    figures = tuple(f"{number}.25" for number in range(30))
+    wide = Table("Wide", tuple(f"figure-{number}" for number in range(30)), (figures,))
+    print_tables([wide, *tables(result)], console)
+    lines = stream.getvalue().splitlines()
+    assert next(line.split() for line in lines if "29.25" in line) == list(figures)
+    assert next(line.split() for line in lines if "figure-29" in line) == list(wide.columns)
+    missing = lines[lines.index("Missing") :]
+    assert max(map(len, missing)) <= console.width == 40
 
 
 def test_the_caption_names_model_and_data(result: EvaluationResult) -> None:

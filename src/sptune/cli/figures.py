@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def progress_bars() -> Iterator[Progress | None]:
-    """A bar for each part on standard error, with the time that is left; None where nobody would see it."""
+def progress_bars(unit: str = "turns") -> Iterator[Progress | None]:
+    """A bar for each part on standard error, counting `unit`, with the time that is left; None where nobody would see it."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -24,7 +24,7 @@ def progress_bars() -> Iterator[Progress | None]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    columns = (TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TextColumn("turns"))
+    columns = (TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
     with Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bars:
         tasks: dict[str, Any] = {}
 

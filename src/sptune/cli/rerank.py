@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sptune.cli.evaluate import Profile
-from sptune.cli.figures import echo_tables
+from sptune.cli.figures import echo_tables, progress_bars
 from sptune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ Bertscore = Annotated[str | None, typer.Option(help="Encoder for BERTScore: a fo
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 NAMES = ("likelihood", "length_power", "prior_weight", "consensus_weight", "persona_weight")
+SHORT = {"ead1": "EAD-1", "ead2": "EAD-2", "words": "words"}
 SHOWN = ("f1", "bleu", "rouge1", "rouge2", "rougeL", "bertscore_f1", "dist1", "dist2", "ead1", "ead2", "words")
 
 
@@ -81,9 +82,9 @@ def rerank(  # noqa: PLR0913, PLR0917 - one parameter an option
     if similarity:
         turns = with_similarity(turns, _known_similarity(similarity))
     base = _figures(against, turns, profile, bertscore_model) if against else None
-    rows = [
-        (one, _gain(one.values, base)) for one in weigh(turns, grid, profile=profile, bertscore_model=bertscore_model)
-    ]
+    with progress_bars("choices of weights") as progress:
+        weighed = weigh(turns, grid, profile=profile, bertscore_model=bertscore_model, progress=progress)
+        rows = [(one, _gain(one.values, base)) for one in weighed]
     if base:
         rows.sort(key=lambda row: -(row[1] or 0.0))
     if plot:
@@ -185,7 +186,7 @@ def _weights(rows: Sequence[tuple[Weighed, float | None]]) -> tuple[dict[str, tu
 def _table(rows: Sequence[tuple[Weighed, float | None]], base: Mapping[str, float] | None) -> Table:
     from sptune.evaluation.table import DIVERSITY, OVERLAP, Table
 
-    labels = OVERLAP | DIVERSITY
+    labels = OVERLAP | DIVERSITY | SHORT
     varied, fixed = _weights(rows)
     shown = [name for name in SHOWN if name in rows[0][0].values]
     columns = (*varied, *(labels[name] for name in shown), *(["mean gain, %"] if base else []))

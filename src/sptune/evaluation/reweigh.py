@@ -5,10 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 from sptune.errors import UsageError
 from sptune.evaluation.generation import chosen_reply, measure
 from sptune.evaluation.rerank import RerankWeights, Similarity, TurnCandidates, consensus
+
+if TYPE_CHECKING:
+    from sptune.evaluation.turns import Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,12 @@ def with_similarity(turns: Sequence[TurnCandidates], similarity: Similarity) -> 
 
 
 def weigh(
-    turns: Sequence[TurnCandidates], grid: Sequence[RerankWeights], *, profile: str, bertscore_model: str | None = None
+    turns: Sequence[TurnCandidates],
+    grid: Sequence[RerankWeights],
+    *,
+    profile: str,
+    bertscore_model: str | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[Weighed]:
     """Choose and measure the replies of all turns with each of `grid`, in its order.
 
@@ -61,13 +70,18 @@ def weigh(
         grid: the weights to try.
         profile: rules of the metrics, `paper` or `standard`.
         bertscore_model: encoder of BERTScore, 30 ms a reply and point; None leaves it out.
+        progress: called at the start and after every choice of weights.
 
     Raises:
         UsageError: a prior has a weight, but the candidates hold none.
     """
-    for weights in grid:
+    if progress:
+        progress("rerank", 0, len(grid))
+    for number, weights in enumerate(grid, start=1):
         chosen = [chosen_reply(turn, weights) for turn in turns]
         found = measure(chosen, profile=profile, bertscore_model=bertscore_model)
+        if progress:
+            progress("rerank", number, len(grid))
         yield Weighed(weights, found.values, found.human)
 
 

@@ -38,6 +38,7 @@ DIVERSITY = {
     "words": "words a reply",
     "empty": "empty replies, %",
 }
+_WIDEST = 1000  # columns of a terminal
 PERSONA = {"persona_recall": "persona recall", "copy_rate": "copy rate"}
 
 
@@ -85,13 +86,12 @@ def markdown(groups: Sequence[Table]) -> str:
 def print_tables(groups: Sequence[Table], console: Console) -> None:
     """The tables on a terminal."""
     from rich.box import SIMPLE
+    from rich.measure import Measurement
     from rich.table import Table as RichTable
     from rich.text import Text
 
     for group in groups:
-        table = RichTable(
-            title=group.title, title_justify="left", title_style="bold", box=SIMPLE, show_header=len(group.columns) > 2
-        )
+        table = RichTable(box=SIMPLE, show_header=len(group.columns) > 2)
         for number, column in enumerate(group.columns):
             table.add_column(
                 column, justify="right" if number and not group.in_words else "left", no_wrap=not group.in_words
@@ -99,7 +99,13 @@ def print_tables(groups: Sequence[Table], console: Console) -> None:
         for row in group.rows:
             table.add_row(*map(Text, row))
         console.print(Text(group.title, style="bold"))
+        terminal = console.width
+        if not group.in_words:  # figures that are wider than the terminal run on rather than be cut
+            console.width = max(
+                terminal, Measurement.get(console, console.options.update(max_width=_WIDEST), table).maximum
+            )
         console.print(table)
+        console.width = terminal
 
 
 def _markdown_lines(group: Table) -> Iterator[str]:
