@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -110,6 +111,29 @@ def legend(axes: Axes, theme: Theme, *, columns: int, handles: Sequence[Line2D |
     )
     lines = -(-len(box.get_texts()) // columns)
     set_title(axes, theme, axes.get_title(loc="left"), lines=lines)
+
+
+def cross(axes: Axes, theme: Theme, x: float, y: float) -> None:
+    """Dashed lines through a point that others are compared with: what lies to the upper right of it is better in both."""
+    axes.axvline(x, color=theme.muted, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
+    axes.axhline(y, color=theme.muted, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
+
+
+def human_line(axes: Axes, theme: Theme, x: float, *, label_at: Literal["top", "bottom"]) -> None:
+    """A line at a figure of the human responses, with its name beside it."""
+    axes.axvline(x, color=theme.accent, linewidth=1.6, zorder=2)
+    axes.annotate(
+        "human responses",
+        (x, 0.97 if label_at == "top" else 0.03),
+        xycoords=("data", "axes fraction"),
+        xytext=(-4, 0),
+        textcoords="offset points",
+        rotation=90,
+        ha="right",
+        va=label_at,
+        fontsize=SMALL,
+        color=theme.accent,
+    )
 
 
 def prompt_colour(theme: Theme, prompt: int) -> str:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sptune.report.plots.style import SMALL, Theme, dress, legend, new_figure
+from sptune.report.plots.style import SMALL, Theme, cross, dress, human_line, legend, new_figure
 
 _WIDE, _HIGH = 0.2, 0.05  # of a label, as shares of the panel
 
@@ -46,11 +45,9 @@ def plot_trade_off(
         other = (against.f1, (against.dist, against.adjusted)[number], against.label) if against else None
         title = "What the weights trade" if number == 0 else ""
         dress(axes[number], theme, title=title, x=f"{name}, %: more diverse →", y="F1, %: better →")
-        axes[number].axvline(human[number], color=theme.accent, linewidth=1.6, zorder=2)
+        human_line(axes[number], theme, human[number], label_at="top")
         _draw_other(axes[number], other, theme)
         _draw(axes[number], shown, theme)
-        top = (human[number], axes[number].get_ylim()[1])
-        _note(axes[number], "human responses", top, theme.accent, (-3, -4), rotation=90, ha="right", va="top")
     named = f"no other is better in both; labels: {labels}" if labels else "no other is better in both"
     handles = [
         Line2D([], [], color=theme.accent, marker="o", markersize=5, linewidth=0.9, label=named),
@@ -95,7 +92,7 @@ def _draw(axes: Axes, points: Sequence[tuple[float, float, str]], theme: Theme) 
             one for one in labelled if one[0] - f1 < _HIGH * (high - low) and dist - one[1] < _WIDE * (right - left)
         ]
         if not near:
-            _note(axes, text, (dist, f1), theme.ink, (5, 2))
+            _note(axes, theme, text, (dist, f1))
             labelled.append((f1, dist))
 
 
@@ -103,21 +100,12 @@ def _draw_other(axes: Axes, other: tuple[float, float, str] | None, theme: Theme
     if other is None:
         return
     f1, dist, text = other
-    axes.axvline(dist, color=theme.muted, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
-    axes.axhline(f1, color=theme.muted, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
+    cross(axes, theme, dist, f1)
     axes.scatter([dist], [f1], s=34, color=theme.ink, zorder=4)
-    _note(axes, text, (dist, f1), theme.ink, (5, 4))
+    _note(axes, theme, text, (dist, f1))
 
 
-def _note(
-    axes: Axes, text: str, place: tuple[float, float], colour: str, offset: tuple[int, int], **settings: Any
-) -> None:
+def _note(axes: Axes, theme: Theme, text: str, place: tuple[float, float]) -> None:
     axes.annotate(
-        text,
-        place,
-        xytext=offset,
-        textcoords="offset points",
-        fontsize=SMALL - 1,
-        color=colour,
-        **{"va": "bottom", **settings},
+        text, place, xytext=(5, 3), textcoords="offset points", fontsize=SMALL - 1, color=theme.ink, va="bottom"
     )

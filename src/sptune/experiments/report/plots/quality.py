@@ -14,7 +14,7 @@ from sptune.config.compare import TOP1
 from sptune.experiments.report.plots.log_axis import make_logarithmic
 from sptune.experiments.report.plots.looks import Look, looks
 from sptune.experiments.report.system import OverSeeds
-from sptune.report.plots.style import SMALL, Theme, dress, label, legend, new_figure
+from sptune.report.plots.style import SMALL, Theme, cross, dress, human_line, label, legend, new_figure
 
 _COLUMNS = 4
 _FILLS = {TOP1: "full", "gated": "left", "fused": "bottom"}  # how a mark is filled; candidates' are hollow
@@ -71,7 +71,8 @@ def plot_quality(
         dress(axes, theme, title=title, x=f"{name}, % (logarithmic): more diverse →", y="F1, %: better →")
         _draw(axes, shown, styles, theme=theme, reference=reference)
         _cross(axes, shown, reference, theme)
-        _human(axes, line, theme)
+        if line is not None:
+            human_line(axes, theme, line, label_at="bottom")  # few replies are as diverse as people's and as bad
         make_logarithmic(axes, "x")
     legend(figure.axes[0], theme, columns=min(_COLUMNS, len(handles)), handles=handles)
     return figure
@@ -138,30 +139,11 @@ def _marks(
 
 
 def _cross(axes: Axes, points: Sequence[tuple[QualityPoint, OverSeeds]], reference: str | None, theme: Theme) -> None:
-    """Lines through the reference: what lies to the upper right of it is better in both."""
+    """Lines through the reference."""
     for point, dist in points:
         if point.method == reference and point.decoding == TOP1:
-            axes.axvline(dist.mean, color=theme.muted, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
-            axes.axhline(point.f1.mean, color=theme.muted, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
+            cross(axes, theme, dist.mean, point.f1.mean)
             return
-
-
-def _human(axes: Axes, value: float | None, theme: Theme) -> None:
-    if value is None:
-        return
-    axes.axvline(value, color=theme.accent, linewidth=1.6, zorder=2)
-    axes.annotate(
-        "human responses",
-        (value, 0.03),  # few replies are as diverse as people's and as bad
-        xycoords=("data", "axes fraction"),
-        xytext=(-4, 0),
-        textcoords="offset points",
-        rotation=90,
-        ha="right",
-        va="bottom",
-        fontsize=SMALL,
-        color=theme.accent,
-    )
 
 
 def _mark(look: Look, theme: Theme, decoding: str, size: float) -> dict[str, Any]:
