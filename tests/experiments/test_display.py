@@ -101,21 +101,24 @@ def test_clock(seconds: float, text: str):
 
 def test_the_status_of_every_cell(shelf: Shelf):
     methods: dict[str, Any] = {name: {"kind": "spt"} for name in ("done", "failed", "running", "stopped", "waiting")}
+    methods["grown"] = {"kind": "spt", "decodings": ["fused"]}
     plan, tasks = shelf.begun(methods)
     end(tasks[0], 100)
     end(tasks[1], 5, error="it burst\nbadly")
+    end(tasks[5], 100)
     for task in tasks[2:4]:
         task.folder.mkdir(parents=True)
         StateFile(task.folder).show("training", 3, 40)
     with claimed(tasks[2].folder):
         (table,) = status_tables(shelf.output, plan)
         owner = (tasks[2].folder / "lock").read_text().strip()
-    assert table.title == "Cells, 1 of 5 done"
+    assert table.title == "Cells, 1 of 6 done"
     rows = {row[0]: row for row in table.rows}
     assert rows["done"] == ("done", "0", "done", "0.05", "12.35", "1:40")
     assert rows["failed"][2] == "failed: it burst"
     assert rows["running"][2] == f"training 3/40 ({owner})"
     assert rows["stopped"][2] == "stopped"
+    assert rows["grown"][2] == "trained; to measure: fused"
     assert rows["waiting"] == ("waiting", "0", "waiting", "", "", "")
 
 

@@ -81,12 +81,17 @@ class CellRecord:
     learning_rate: float | None
     evaluations: dict[str, list[str]]
 
+    def missing(self, cell: Cell) -> list[str]:
+        """The decodings of which `cell` asks for more than was done."""
+        return [
+            name
+            for name, parts in cell.evaluations.items()
+            if name not in self.evaluations or not set(parts) <= set(self.evaluations[name])
+        ]
+
     def covers(self, cell: Cell) -> bool:
         """Whether all that `cell` asks for is done."""
-        return self.status == "done" and all(
-            name in self.evaluations and set(parts) <= set(self.evaluations[name])
-            for name, parts in cell.evaluations.items()
-        )
+        return self.status == "done" and not self.missing(cell)
 
 
 def read_record(folder: Path) -> CellRecord | None:

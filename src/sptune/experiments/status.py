@@ -52,16 +52,18 @@ def _cell_row(task: Task) -> tuple[str, ...]:
 
 
 def _status(task: Task) -> str:
-    """How a task stands: in words, with what its process is doing or why it failed."""
+    """How a task stands: in words, with what its process is doing, what the comparison asks for beyond what was done, or why it failed."""
     status = task.status()
+    record = read_record(task.folder) if task.rate is None else None
     if status == "running":
         state = read_state(task.folder)
         part = f"{state.part} {state.done}/{state.total}" if state.part else "begun"
         return f"{part} ({owner(task.folder)})"
     if status == "failed":
-        record = read_record(task.folder) if task.rate is None else None
         reason = (record.error or "").split("\n")[0] if record else ""
         return f"failed: {reason}" if reason else "failed"
+    if status == "waiting" and record:  # it was done, and the comparison has grown
+        return f"trained; to measure: {', '.join(record.missing(task.cell))}"
     if status == "waiting" and (task.folder / "state.json").exists():
         return "stopped"
     return status
