@@ -106,7 +106,7 @@ def test_the_table_has_a_column_for_each_weight_that_varies_and_the_human_figure
 def test_every_choice_of_weights_is_a_step_of_the_progress():
     seen: list[tuple[str, int, int]] = []
     grid = weights_grid({"prior": [0.0, 0.5]})
-    list(weigh(TURNS, grid, profile="paper", progress=lambda *step: seen.append(step)))
+    list(weigh([TURNS], grid, profile="paper", progress=lambda *step: seen.append(step)))
     assert seen == [("rerank", 0, 2), ("rerank", 1, 2), ("rerank", 2, 2)]
 
 
@@ -127,10 +127,10 @@ def test_what_cannot_be_a_picture_is_refused_before_anything_is_measured(folder:
 @pytest.mark.parametrize(
     ("change", "wanted"),
     [
-        (lambda replies: replies[:2], "dialogue 'a', turn 2 has candidates, but no reply there"),
+        (lambda replies: replies[:2], "dialogue 'a', turn 2 is not there"),
         (
             lambda replies: [*replies, replace(replies[0], dialogue="b")],
-            "dialogue 'b', turn 0 has a reply there, but no",
+            "dialogue 'b', turn 0 is there",
         ),
         (
             lambda replies: [replies[0], replace(replies[1], reference="i sail"), replies[2]],
@@ -148,6 +148,57 @@ def test_replies_to_other_turns_are_no_base_of_a_gain(
     assert f"--against: {folder / 'other.jsonl'} is of other turns: {wanted}" in str(found)
 
 
+def dialogues(*names: str) -> list[TurnCandidates]:
+    """The same turns in several dialogues."""
+    return [replace(one, dialogue=name) for name in names for one in TURNS]
+
+
+def test_several_seeds_are_averaged(tmp_path: Path):
+    plain, worse = dialogues("a", "b"), dialogues("a", "b")
+    worse = [replace(one, candidates=one.candidates[:1]) for one in worse]
+    for name, turns in (("plain", plain), ("worse", worse)):
+        (tmp_path / name).mkdir()
+        write_records(tmp_path / name / "candidates.jsonl", turns)
+    tries = ("--try", "prior_weight=0.5", "--try", "consensus_weight=0")
+    [both], [one], [other] = (
+        points(*(tmp_path / name for name in names), *tries) for names in (("plain", "worse"), ("plain",), ("worse",))
+    )
+    for name, value in both["values"].items():  # type: ignore[attr-defined]
+        assert value == pytest.approx((one["values"][name] + other["values"][name]) / 2)  # type: ignore[index]
+    assert one["values"] != other["values"]
+
+
+def test_f1_above_other_replies_has_an_interval_by_dialogue(tmp_path: Path):
+    turns = dialogues("a", "b", "c")
+    write_records(tmp_path / "candidates.jsonl", turns)
+    greedy = [chosen_reply(one, RerankWeights(prior=0.0, consensus=0.0)) for one in turns]
+    write_records(tmp_path / "first.jsonl", greedy)
+    said = [replace(one, prediction="i keep bees too") if one.turn == 1 else one for one in greedy]
+    write_records(tmp_path / "second.jsonl", said)
+    against = ("--against", tmp_path / "first.jsonl", "--against", tmp_path / "second.jsonl")
+    tries = ("--try", "prior_weight=0,0.5", "--try", "consensus_weight=0")
+    best, same = points(tmp_path, *tries, *against)
+    base = (25.0 + (25.0 + 100.0 + 25.0) / 3) / 2  # mean F1 of two seeds
+    for point in (best, same):
+        difference = point["f1_difference"]
+        assert difference["difference"] == pytest.approx(point["values"]["f1"] - base)  # type: ignore[index]
+        assert difference["low"] <= difference["difference"] <= difference["high"]  # type: ignore[index]
+    assert same["f1_difference"]["difference"] < 0  # type: ignore[index]
+    assert "F1 above it (95%)" in succeeded(run(tmp_path, *tries, *against)).output
+
+
+def test_one_dialogue_has_no_interval(folder: Path):
+    write_records(folder / "greedy.jsonl", [chosen_reply(one, RerankWeights()) for one in TURNS])
+    assert points(folder, "--against", folder / "greedy.jsonl")[0]["f1_difference"] is None
+
+
+def test_candidates_of_other_turns_are_no_other_seed(folder: Path, tmp_path: Path):
+    write_records(tmp_path / "other.jsonl", TURNS[:2])
+    found = error(folder, tmp_path / "other.jsonl")
+    assert isinstance(found, UsageError)
+    assert f"CANDIDATES: {tmp_path / 'other.jsonl'} is of other turns: dialogue 'a', turn 2 is not there" in str(found)
+
+
 def test_the_order_of_the_replies_does_not_matter(folder: Path):
     replies = [chosen_reply(one, RerankWeights()) for one in TURNS]
     write_records(folder / "turned.jsonl", replies[::-1])
@@ -157,9 +208,9 @@ def test_the_order_of_the_replies_does_not_matter(folder: Path):
 def test_consensus_can_be_measured_by_another_similarity(folder: Path):
     found = points(folder, "--try", "prior_weight=0", "--try", "consensus_weight=50", "--similarity", "rouge")
     [wanted] = weigh(
-        with_similarity(TURNS, "rouge"), weights_grid({"prior": [0.0], "consensus": [50.0]}), profile="paper"
+        [with_similarity(TURNS, "rouge")], weights_grid({"prior": [0.0], "consensus": [50.0]}), profile="paper"
     )
-    assert found[0]["values"] == pytest.approx(wanted.values)
+    assert found[0]["values"] == pytest.approx(wanted.replies.values)
     one = with_similarity(TURNS, "f1")[0].candidates
     assert [round(c.consensus, 3) for c in one] == [0.569, 0.236, 0.556]  # F1 0.25, 0.889 and 0.222, in pairs
 

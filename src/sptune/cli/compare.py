@@ -41,7 +41,9 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a com
 
 @app.callback()
 def _compare() -> None:
-    """Train and evaluate methods with several seeds, and compare them. `sptune compare RECIPE` is short for `sptune compare run RECIPE`.
+    """Train and evaluate methods with several seeds, and compare them.
+
+    `sptune compare RECIPE` is short for `sptune compare run RECIPE`; `sptune compare run --help` lists its options.
 
     \b
     Examples:

@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 from sptune.errors import UsageError
-from sptune.evaluation.generation import chosen_reply, measure
+from sptune.evaluation.generation import Generation, chosen_reply, measure
+from sptune.evaluation.metrics.f1 import unigram_f1
+from sptune.evaluation.metrics.profile import PROFILES
 from sptune.evaluation.rerank import RerankWeights, Similarity, TurnCandidates, consensus
+from sptune.evaluation.significance import BootstrapResult, paired_bootstrap
 
 if TYPE_CHECKING:
     from sptune.evaluation.turns import Progress
+
+Place = tuple[str, int]
+"""Dialogue and turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Replies to the same turns, measured; means over the seeds.
+
+    Attributes:
+        values: metric -> figure.
+        human: reference-free metric -> figure of the human responses.
+        f1: turn -> F1 of its reply, in percent.
+    """
+
+    values: dict[str, float]
+    human: dict[str, float]
+    f1: dict[Place, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +43,11 @@ class Weighed:
 
     Attributes:
         weights: what a candidate's score weighed.
-        values: metric -> figure of the replies that were chosen.
-        human: reference-free metric -> figure of the human responses to the same turns.
+        replies: those that were chosen, measured.
     """
 
     weights: RerankWeights
-    values: dict[str, float]
-    human: dict[str, float]
+    replies: Measured
 
 
 def weights_grid(values: Mapping[str, Sequence[object]]) -> list[RerankWeights]:
@@ -56,7 +76,7 @@ def with_similarity(turns: Sequence[TurnCandidates], similarity: Similarity) -> 
 
 
 def weigh(
-    turns: Sequence[TurnCandidates],
+    seeds: Sequence[Sequence[TurnCandidates]],
     grid: Sequence[RerankWeights],
     *,
     profile: str,
@@ -66,7 +86,7 @@ def weigh(
     """Choose and measure the replies of all turns with each of `grid`, in its order.
 
     Args:
-        turns: candidates of at least one turn.
+        seeds: candidates of the same turns, one list a training seed; at least one of each.
         grid: the weights to try.
         profile: rules of the metrics, `paper` or `standard`.
         bertscore_model: encoder of BERTScore, 30 ms a reply and point; None leaves it out.
@@ -78,11 +98,59 @@ def weigh(
     if progress:
         progress("rerank", 0, len(grid))
     for number, weights in enumerate(grid, start=1):
-        chosen = [chosen_reply(turn, weights) for turn in turns]
-        found = measure(chosen, profile=profile, bertscore_model=bertscore_model)
+        chosen = [[chosen_reply(turn, weights) for turn in turns] for turns in seeds]
+        found = measure_seeds(chosen, profile=profile, bertscore_model=bertscore_model)
         if progress:
             progress("rerank", number, len(grid))
-        yield Weighed(weights, found.values, found.human)
+        yield Weighed(weights, found)
+
+
+def measure_seeds(
+    seeds: Sequence[Sequence[Generation]], *, profile: str, bertscore_model: str | None = None
+) -> Measured:
+    """The figures of replies to the same turns, one list a training seed, and their means.
+
+    Raises:
+        UsageError: an unknown profile.
+    """
+    found = [measure(replies, profile=profile, bertscore_model=bertscore_model) for replies in seeds]
+    values = {name: _mean([one.values[name] for one in found]) for name in found[0].values}
+    rule = PROFILES[profile].f1
+    each = [{_place(one): unigram_f1(one.prediction, one.reference, rule) for one in replies} for replies in seeds]
+    return Measured(values, found[0].human, {place: _mean([one[place] for one in each]) for place in each[0]})
+
+
+def f1_difference(own: Measured, other: Measured) -> BootstrapResult | None:
+    """How much more F1 `own` has than `other` has on the same turns, with its 95% interval by dialogue; None with one dialogue."""
+    places = list(own.f1)
+    if len({dialogue for dialogue, _ in places}) < 2:
+        return None
+    ours, theirs = ([one.f1[place] for place in places] for one in (own, other))
+    return paired_bootstrap(ours, theirs, [dialogue for dialogue, _ in places])
+
+
+def first_difference(
+    ours: Sequence[TurnCandidates | Generation], theirs: Sequence[TurnCandidates | Generation]
+) -> str | None:
+    """The first turn that only one of both has, in words. Other data may number its dialogues alike, so gold responses count too."""
+    own, other = ({_place(one): one.reference for one in many} for many in (ours, theirs))
+    for dialogue, turn in {**own, **other}:
+        place = f"dialogue {dialogue!r}, turn {turn}"
+        if (dialogue, turn) not in other:
+            return f"{place} is not there"
+        if (dialogue, turn) not in own:
+            return f"{place} is there"
+        if own[dialogue, turn] != other[dialogue, turn]:
+            return f"{place} has another gold response there"
+    return None
+
+
+def _place(one: TurnCandidates | Generation) -> Place:
+    return one.dialogue, one.turn
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
 
 
 def _agreeing(turn: TurnCandidates, agreement: Sequence[float]) -> TurnCandidates:
