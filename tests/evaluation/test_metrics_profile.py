@@ -168,3 +168,10 @@ def test_self_bleu_depends_on_the_seed_only_through_its_sample(monkeypatch: pyte
     assert first.values["self_bleu"] == pytest.approx(second.values["self_bleu"])
     assert "seed 1" in second.rules["self_bleu"]
     assert set(profile.PROFILES) == {"paper", "standard"}
+
+
+def test_without_a_seed_self_bleu_alone_is_left_out() -> None:
+    whole, part = (compute(REPLIES, profile="paper", seed=seed) for seed in (0, None))
+    for found, kept in ((whole.values, part.values), (whole.human, part.human), (whole.rules, part.rules)):
+        assert kept == {name: value for name, value in found.items() if name != "self_bleu"}
+    assert "self_bleu" in whole.values

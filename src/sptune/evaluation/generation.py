@@ -161,7 +161,7 @@ def is_unfinished(model: SPTModel, tokens: Sequence[int], most: int) -> bool:
 
 
 def measure(
-    generations: Sequence[Generation], *, profile: str, bertscore_model: str | None = None, seed: int = 0
+    generations: Sequence[Generation], *, profile: str, bertscore_model: str | None = None, seed: int | None = 0
 ) -> MetricReport:
     """All text metrics of `generations`; see `metrics.profile.compute`."""
     replies = [Reply(one.prediction, one.reference, one.persona, one.dialogue, one.turn) for one in generations]

@@ -108,12 +108,12 @@ def weigh(
 def measure_seeds(
     seeds: Sequence[Sequence[Generation]], *, profile: str, bertscore_model: str | None = None
 ) -> Measured:
-    """The figures of replies to the same turns, one list a training seed, and their means.
+    """The figures of replies to the same turns, one list a training seed, and their means; without self-BLEU, for speed.
 
     Raises:
         UsageError: an unknown profile.
     """
-    found = [measure(replies, profile=profile, bertscore_model=bertscore_model) for replies in seeds]
+    found = [measure(replies, profile=profile, bertscore_model=bertscore_model, seed=None) for replies in seeds]
     values = {name: _mean([one.values[name] for one in found]) for name in found[0].values}
     rule = PROFILES[profile].f1
     each = [{_place(one): unigram_f1(one.prediction, one.reference, rule) for one in replies} for replies in seeds]
