@@ -50,6 +50,7 @@ class Run:
             scheduler=self.scheduler,
             trainer_state=json.dumps(state),
             data="a digest",
+            sums={"batches": 1},
         )
         return folder
 

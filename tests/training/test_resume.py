@@ -24,6 +24,7 @@ from sptune.model.load import LoadedBase
 from sptune.model.prompts import SoftPrompts
 from sptune.training import checkpoint
 from sptune.training.metrics_log import read_metrics
+from sptune.training.step_sums import PARTS
 from sptune.training.trainer import SPTTrainer
 from tiny import JINJA_TEMPLATE, tiny_spt
 
@@ -77,6 +78,12 @@ def steps(run: SPTTrainer) -> list[tuple[str, int]]:
     return [(record["kind"], record["step"]) for record in read_metrics(run.metrics.path)]
 
 
+def summed(run: SPTTrainer) -> list[dict[str, Any]]:
+    """What the lines of the log have of all batches since the line before."""
+    lines = [record for record in read_metrics(run.metrics.path) if record["kind"] == "train"]
+    return [{name: line[name] for name in ("total", *PARTS, "tokens", "examples")} for line in lines]
+
+
 @pytest.fixture(scope="module")
 def straight(tiny_base: LoadedBase, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., SPTTrainer]:
     """An uninterrupted run of the settings given; one for all tests that ask for the same."""
@@ -111,6 +118,7 @@ def test_resuming_is_exact(
     run.train(resume=True)
     assert weights(tmp_path) == weights(reference.folder)
     assert steps(run) == steps(reference)
+    assert summed(run) == summed(reference)
     assert run.state.best_metric == reference.state.best_metric
     last = f"checkpoints/checkpoint-{reference.state.max_steps}"
     assert weights(tmp_path / last) == weights(reference.folder / last), "the last state too, not only the best"

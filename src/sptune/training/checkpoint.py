@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,9 +41,16 @@ _log = logging.getLogger(__name__)
 
 
 def write_checkpoint(
-    folder: Path, *, model: SPTModel, optimizer: Any, scheduler: Any, trainer_state: str, data: str
+    folder: Path,
+    *,
+    model: SPTModel,
+    optimizer: Any,
+    scheduler: Any,
+    trainer_state: str,
+    data: str,
+    sums: Mapping[str, Any],
 ) -> None:
-    """Write everything that resuming needs into a new folder, and `data`, a digest of what is trained on.
+    """Write everything that resuming needs into a new folder, `data`, a digest of what is trained on, and the `sums` since the last line of the log.
 
     Call it through `sptune.files.write_atomically`.
 
@@ -56,10 +63,10 @@ def write_checkpoint(
         save_file(
             weights, folder / WEIGHTS
         )  # of a whole model, where all of it is trained: not by way of bytes in memory
-    tensors, state = split_state(optimizer.state_dict())
+    tensors, plain = split_state(optimizer.state_dict())
     (folder / TENSORS).write_bytes(save(tensors))
-    text = json.dumps({"optimizer": state, "scheduler": scheduler.state_dict(), "data": data}, allow_nan=False)
-    (folder / STATE).write_text(text, encoding="utf-8")
+    state = {"optimizer": plain, "scheduler": scheduler.state_dict(), "data": data, "sums": sums}
+    (folder / STATE).write_text(json.dumps(state, allow_nan=False), encoding="utf-8")
     (folder / TRAINER_STATE).write_text(trainer_state, encoding="utf-8")
     sizes = {str(file.relative_to(folder)): file.stat().st_size for file in sorted(folder.rglob("*")) if file.is_file()}
     (folder / MANIFEST).write_text(json.dumps(sizes, indent=2), encoding="utf-8")
@@ -132,6 +139,12 @@ def load_optimizer(folder: Path, *, optimizer: Any, scheduler: Any) -> None:
         raise TrainingError(
             f"{folder}: the optimizer's state cannot be read ({error}); delete this folder and resume again"
         ) from error
+
+
+def load_sums(folder: Path) -> dict[str, Any]:
+    """The sums since the last line of the log; empty where the checkpoint, an older one, has none."""
+    found: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8")).get("sums", {})
+    return found
 
 
 def check_data(folder: Path, data: str) -> None:

@@ -16,6 +16,7 @@ from sptune.training.not_finite import is_finite, kept_state, weights_not_finite
 
 if TYPE_CHECKING:
     from sptune.model.spt import SPTModel
+    from sptune.training.step_sums import StepSums
 
 
 class CheckpointedTrainer(Trainer):
@@ -28,12 +29,14 @@ class CheckpointedTrainer(Trainer):
         folder: the run folder.
         keep_checkpoints: how many of the newest are kept, beside the best.
         data: a digest of what is trained on.
+        sums: what the next line of the log will be of.
     """
 
     spt: SPTModel
     folder: Path
     keep_checkpoints: int
     data: str
+    sums: StepSums
 
     optimizer: Any  # transformers' own, which are not typed
     control: Any
@@ -76,6 +79,7 @@ class CheckpointedTrainer(Trainer):
                 scheduler=self.lr_scheduler,
                 trainer_state=text,
                 data=self.data,
+                sums=self.sums.state(),
             ),
         )
 
@@ -88,6 +92,7 @@ class CheckpointedTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint_folder: str | None) -> None:
         if checkpoint_folder is not None:
             checkpoint.load_optimizer(Path(checkpoint_folder), optimizer=self.optimizer, scheduler=self.lr_scheduler)
+            self.sums.restore(checkpoint.load_sums(Path(checkpoint_folder)))
 
     def _load_best_model(self) -> None:
         checkpoint.load_weights(self._of(self.state.best_global_step), self.spt)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 from sptune.data.batch import TokenBatch
@@ -31,6 +32,17 @@ class StepSums:
         figures = {name: total / self.batches for name, total in self._losses.items()} | dict(self._seen)
         self.clear()
         return figures
+
+    def state(self) -> dict[str, Any]:
+        """All of it as JSON, for a checkpoint between two lines."""
+        return {"batches": self.batches, "losses": dict(self._losses), "seen": dict(self._seen)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave; nothing from an empty one."""
+        self.clear()
+        self.batches = state.get("batches", 0)
+        self._losses.update(state.get("losses", {}))
+        self._seen.update(state.get("seen", {}))
 
     def clear(self) -> None:
         """Forget all."""

@@ -98,7 +98,7 @@ class SPTTrainer(CheckpointedTrainer):
             responsibility=losses.update == "responsibility" or losses.objective != "mean",
         )
         self.warnings: list[str] = []
-        self._sums = StepSums()
+        self.sums = StepSums()
         self._step = -1
         self._batches: list[TokenBatch] = []
         prepare_retriever(
@@ -166,7 +166,7 @@ class SPTTrainer(CheckpointedTrainer):
             checkpoint.check_data(newest, self.data)
         self.metrics.rewind(checkpoint.step_of(newest) if newest else -1)
         self._step = -1
-        self._sums.clear()
+        self.sums.clear()
         self.spt.prompts = self._prompts
         with self._interrupt:
             if newest and checkpoint.is_last(newest):
@@ -216,7 +216,7 @@ class SPTTrainer(CheckpointedTrainer):
         if not math.isfinite(float(parts.total.detach())):
             self._stop_not_finite("the loss", [batch])
         self.monitor.add(output.scores, parts.nll)
-        self._sums.add(parts, batch)
+        self.sums.add(parts, batch)
         return parts.total.to(self.args.device)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
@@ -239,13 +239,13 @@ class SPTTrainer(CheckpointedTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add loss parts and selection figures to what transformers logs in training."""
-        if "loss" in logs and self._sums.batches:
+        if "loss" in logs and self.sums.batches:
             logs |= self._take_training_figures(logs["learning_rate"])
         super().log(logs, start_time)
 
     def _take_training_figures(self, rate: float) -> dict[str, float]:
         figures = self.monitor.figures()
-        record = self._sums.take() | {
+        record = self.sums.take() | {
             "usage_entropy": figures.entropy,
             "agreement": figures.agreement,
             "regret": figures.regret,
