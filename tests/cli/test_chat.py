@@ -27,7 +27,7 @@ from sptune.data.load import load_dialogues
 from sptune.engine.base import Chunk
 from sptune.engine.reranked import RerankingEngine
 from sptune.engine.session import Session
-from sptune.errors import AdapterError, DataError, ModelError, SptError, UsageError
+from sptune.errors import AdapterError, DataError, ModelError, RecipeError, SptError, UsageError
 from sptune.evaluation.candidate_replies import Reranking
 from sptune.model.generate import Decoding
 from sptune.model.load import LoadedBase
@@ -127,6 +127,39 @@ def test_candidates_come_from_who_speaks(
     )
     assert run(*talk, "--decoding", decoding, "--candidates", 3, typed="hello\n").exit_code == 0
     assert [(how.sampling.source, how.weights.likelihood) for how in asked] == [(source, likelihood)]
+
+
+def test_what_weighs_the_candidates_can_be_changed(talk: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Reranking] = []
+    begin = RerankingEngine.__init__
+    monkeypatch.setattr(
+        RerankingEngine, "__init__", lambda self, model, how: (asked.append(how), begin(self, model, how))[1]
+    )
+    changes = ("--rerank", "prior_weight=2", "--rerank", "source=each")
+    assert run(*talk, "--candidates", 3, *changes, typed="hello\n").exit_code == 0
+    [how] = asked
+    assert (how.weights.prior, how.sampling.source, how.sampling.candidates) == (2.0, "each", 3)
+    assert how.weights.likelihood == "gated", "what is not changed stays"
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        (
+            ("--rerank", "prior_weight=2"),
+            "--rerank: 'prior_weight=2' has no meaning for one reply; add --candidates 16",
+        ),
+        (("--candidates", 3, "--rerank", "candidates=9"), "--rerank: candidates=9 is given as --candidates 9"),
+        (("--candidates", 3, "--rerank", "prior=2"), "prior"),
+        (("--candidates", 3, "--rerank", "weight=2"), "weight"),
+        (("--candidates", 3, "--rerank", "prior_weight=much"), "prior_weight"),
+    ],
+)
+def test_a_mistake_in_what_weighs_them_is_named(options: tuple[object, ...], wanted: str) -> None:
+    found = failure(run("nowhere", *options))  # before the adapter is looked for
+    assert isinstance(found, UsageError | RecipeError)
+    assert str(found).startswith("--rerank")
+    assert wanted in str(found)
 
 
 @pytest.mark.parametrize("other", [("--beams", 2), ("--temperature", 0.5), ("--top-p", 0.5)])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sptune.cli.decoding import make_decoding
+from sptune.cli.decoding import make_decoding, rerank_keys
 from sptune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ sptune chat runs/quickstart/adapter --persona persona.txt --selection sticky --t
 sptune chat runs/quickstart/adapter --persona-text "I sail." --decoding gated
 
 sptune chat runs/quickstart/adapter --persona-text "I sail." --candidates 16
+
+sptune chat runs/quickstart/adapter --persona-text "I sail." --candidates 24 --rerank prior_weight=1 --rerank consensus_weight=60
 
 sptune chat --base smollm2-135m
 
@@ -73,6 +75,12 @@ def chat(  # noqa: PLR0913 - each is one option
         int,
         typer.Option(min=1, max=1024, help="Say the best of so many candidates (rerank); above 1, replies come whole."),
     ] = 1,
+    rerank: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE", help="With --candidates: a key of evaluation.rerank in a recipe; repeatable."
+        ),
+    ] = None,
     no_repeat_ngram: Annotated[
         int, typer.Option(help="No run of so many tokens occurs twice in a reply; 0 is off.")
     ] = 4,
@@ -94,7 +102,10 @@ def chat(  # noqa: PLR0913 - each is one option
     if adapter is None and base is None:
         raise UsageError("chat: give an adapter folder (`sptune train` writes RUN/adapter), or --base smollm2-135m")
     if candidates > 1 and (beams > 1 or temperature > 0 or top_p != 1):
-        raise UsageError("--candidates: are drawn by themselves; leave out --beams, --temperature and --top-p")
+        raise UsageError(
+            "--candidates: are drawn by themselves; leave out --beams, --temperature and --top-p (for candidates, --rerank temperature=0.8)"
+        )
+    weighing = _weighing(candidates, rerank or [])
     screen = Screen(interactive=sys.stdin.isatty() and sys.stdout.isatty(), commands=list(HELP))
     with screen.busy(f"loading {adapter or base}"):
         import torch
@@ -116,7 +127,7 @@ def chat(  # noqa: PLR0913 - each is one option
     if seed is None:
         torch.seed()  # else every unseeded chat would draw the same replies
     session = Session(
-        _engine(model, candidates, speaker, seed),
+        _engine(model, candidates, weighing, speaker, seed),
         persona=sentences,
         decoding=tokens,
         prompt=parse_prompt(prompt, count=model.prompts.count, option="--prompt"),
@@ -160,7 +171,19 @@ _CANDIDATES: dict[Speaker, dict[str, Any]] = {
 }
 
 
-def _engine(model: SPTModel, candidates: int, speaker: Speaker, seed: int | None) -> LocalEngine:
+def _weighing(candidates: int, changes: list[str]) -> dict[str, Any]:
+    """What `--rerank` changes, by key; `{}` without it."""
+    if changes and candidates == 1:
+        raise UsageError(f"--rerank: {changes[0]!r} has no meaning for one reply; add --candidates 16, or leave it out")
+    keys = rerank_keys(changes)
+    if "candidates" in keys:
+        raise UsageError(f"--rerank: candidates={keys['candidates']!r} is given as --candidates {keys['candidates']}")
+    return keys
+
+
+def _engine(
+    model: SPTModel, candidates: int, weighing: dict[str, Any], speaker: Speaker, seed: int | None
+) -> LocalEngine:
     """What replies: once, or with the best of several candidates."""
     from sptune.build import make_reranking
     from sptune.config import RerankSection
@@ -169,7 +192,7 @@ def _engine(model: SPTModel, candidates: int, speaker: Speaker, seed: int | None
 
     if candidates == 1:
         return LocalEngine(model)
-    section = RerankSection(candidates=candidates, **_CANDIDATES[speaker])
+    section = RerankSection(candidates=candidates, **_CANDIDATES[speaker] | weighing)
     return RerankingEngine(model, make_reranking(section, seed=seed or 0))
 
 

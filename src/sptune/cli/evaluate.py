@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sptune.cli.decoding import make_decoding
+from sptune.cli.decoding import make_decoding, rerank_keys
 from sptune.cli.figures import echo_tables, progress_bars
 from sptune.errors import UsageError
 
@@ -173,14 +173,9 @@ def _reranking(decoding: str | None, changes: list[str], seed: int) -> Reranking
             )
         return None
     from sptune.build import make_reranking
-    from sptune.config.evaluation_section import RerankSection
-    from sptune.config.mistakes import find_mistakes
-    from sptune.config.reading import apply_override, refuse_mistakes
+    from sptune.config import RerankSection
 
-    raw: dict[str, Any] = {}
-    faults = [fault for change in changes if (fault := apply_override(raw, change))]
-    refuse_mistakes("--rerank", [*faults, *find_mistakes(raw, RerankSection)])
-    return make_reranking(RerankSection.model_validate(raw), seed=seed)
+    return make_reranking(RerankSection.model_validate(rerank_keys(changes)), seed=seed)
 
 
 def _check_free(output: Path | None, force: bool) -> None:
