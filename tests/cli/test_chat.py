@@ -113,28 +113,29 @@ def test_a_mixture_of_the_prompts_speaks(talk: list[object]) -> None:
     assert "num_beams: 2 beams follow one prompt" in str(failure(run(*talk, "--decoding", "fused", "--beams", 2)))
 
 
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Reranking]:
+    """How every engine that a test begins draws and weighs candidates."""
+    found: list[Reranking] = []
+    begin = RerankingEngine.__init__
+    monkeypatch.setattr(
+        RerankingEngine, "__init__", lambda self, model, how: (found.append(how), begin(self, model, how))[1]
+    )
+    return found
+
+
 @pytest.mark.parametrize(
     ("decoding", "source", "likelihood"),
     [("top1", "drawn", "gated"), ("gated", "gated", "gated"), ("fused", "each", "fused")],
 )
 def test_candidates_come_from_who_speaks(
-    talk: list[object], monkeypatch: pytest.MonkeyPatch, decoding: str, source: str, likelihood: str
+    talk: list[object], asked: list[Reranking], decoding: str, source: str, likelihood: str
 ) -> None:
-    asked: list[Reranking] = []
-    begin = RerankingEngine.__init__
-    monkeypatch.setattr(
-        RerankingEngine, "__init__", lambda self, model, how: (asked.append(how), begin(self, model, how))[1]
-    )
     assert run(*talk, "--decoding", decoding, "--candidates", 3, typed="hello\n").exit_code == 0
     assert [(how.sampling.source, how.weights.likelihood) for how in asked] == [(source, likelihood)]
 
 
-def test_what_weighs_the_candidates_can_be_changed(talk: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Reranking] = []
-    begin = RerankingEngine.__init__
-    monkeypatch.setattr(
-        RerankingEngine, "__init__", lambda self, model, how: (asked.append(how), begin(self, model, how))[1]
-    )
+def test_what_weighs_the_candidates_can_be_changed(talk: list[object], asked: list[Reranking]) -> None:
     changes = ("--rerank", "prior_weight=2", "--rerank", "source=each")
     assert run(*talk, "--candidates", 3, *changes, typed="hello\n").exit_code == 0
     [how] = asked

@@ -29,7 +29,7 @@ def rerank_keys(changes: Sequence[str]) -> dict[str, Any]:
     """Keys of `evaluation.rerank` and their values, of `--rerank KEY=VALUE`.
 
     Raises:
-        UsageError: not of that form, an unknown key, or a value that a recipe would refuse; all of them at once.
+        RecipeError: not of that form, an unknown key, or a value that a recipe would refuse; all of them at once.
     """
     from sptune.config.evaluation_section import RerankSection
     from sptune.config.mistakes import find_mistakes

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from sptune.errors import UsageError
@@ -114,10 +114,10 @@ def measure_seeds(
         UsageError: an unknown profile.
     """
     found = [measure(replies, profile=profile, bertscore_model=bertscore_model, seed=None) for replies in seeds]
-    values = {name: _mean([one.values[name] for one in found]) for name in found[0].values}
+    values = {name: fmean([one.values[name] for one in found]) for name in found[0].values}
     rule = PROFILES[profile].f1
     each = [{_place(one): unigram_f1(one.prediction, one.reference, rule) for one in replies} for replies in seeds]
-    return Measured(values, found[0].human, {place: _mean([one[place] for one in each]) for place in each[0]})
+    return Measured(values, found[0].human, {place: fmean([one[place] for one in each]) for place in each[0]})
 
 
 def f1_difference(own: Measured, other: Measured) -> BootstrapResult | None:
@@ -147,10 +147,6 @@ def first_difference(
 
 def _place(one: TurnCandidates | Generation) -> Place:
     return one.dialogue, one.turn
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
 
 
 def _agreeing(turn: TurnCandidates, agreement: Sequence[float]) -> TurnCandidates:
