@@ -273,6 +273,14 @@ def test_what_fails_is_recorded_in_one_message_and_in_full_in_the_log(
     assert [task.outcome() for task in (mistaken, burst)] == ["failed", "done"]
 
 
+def test_replies_that_the_window_has_no_room_for_are_refused_before_training(tiny_base: LoadedBase, tmp_path: Path):
+    plan, (pt,) = Shelf(tmp_path, tiny_base).begun(PT, set={"evaluation.max_new_tokens": 1000})
+    with pytest.raises(typer.Exit):
+        attempt(pt, plan)
+    assert "max_new_tokens" in json.loads((pt.folder / "cell.json").read_text())["error"]
+    assert not (pt.folder / "run").exists(), "nothing was trained"
+
+
 def test_a_part_that_was_asked_for_has_its_report(
     tiny_base: LoadedBase,
     tmp_path: Path,

@@ -95,15 +95,21 @@ def do_task(wanted: Task, plan: Plan) -> None:
 
 
 def _material(cell: Cell, recipe: Recipe) -> Material:
-    """What a cell works with."""
+    """What a cell works with.
+
+    Raises:
+        SptError: test dialogues that do not fit the base model's window, among all else that is wrong with data or model.
+    """
     from sptune import build
     from sptune.baselines.make import make_method
     from sptune.evaluation.run import Source
     from sptune.experiments.material import Material
+    from sptune.preflight import check_test
     from sptune.run_data import load_data
 
     data = load_data(recipe)
     base = build.load_recipe_base(recipe)
+    check_test(recipe, build.make_bare_model(recipe, base=base), data)  # before hours of training, not after
     e = recipe.evaluation
     return Material(
         method=make_method(cell.settings, recipe=recipe, base=base, build=build),

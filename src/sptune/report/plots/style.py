@@ -120,16 +120,17 @@ def cross(axes: Axes, theme: Theme, x: float, y: float) -> None:
 
 
 def human_line(axes: Axes, theme: Theme, x: float, *, label_at: Literal["top", "bottom"]) -> None:
-    """A line at a figure of the human responses, with its name beside it."""
+    """A line at a figure of the human responses, with its name beside it: to the right at the top, where few points are, else to the left."""
     axes.axvline(x, color=theme.accent, linewidth=1.6, zorder=2)
+    at_top = label_at == "top"
     axes.annotate(
         "human responses",
-        (x, 0.97 if label_at == "top" else 0.03),
+        (x, 0.97 if at_top else 0.03),
         xycoords=("data", "axes fraction"),
-        xytext=(-4, 0),
+        xytext=(4 if at_top else -4, 0),
         textcoords="offset points",
         rotation=90,
-        ha="right",
+        ha="left" if at_top else "right",
         va=label_at,
         fontsize=SMALL,
         color=theme.accent,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
 from sptune.report.plots.style import SMALL, Theme, cross, dress, human_line, legend, new_figure
 
@@ -107,5 +108,12 @@ def _draw_other(axes: Axes, other: tuple[float, float, str] | None, theme: Theme
 
 def _note(axes: Axes, theme: Theme, text: str, place: tuple[float, float]) -> None:
     axes.annotate(
-        text, place, xytext=(5, 3), textcoords="offset points", fontsize=SMALL - 1, color=theme.ink, va="bottom"
+        text,
+        place,
+        xytext=(5, 3),
+        textcoords="offset points",
+        fontsize=SMALL - 1,
+        color=theme.ink,
+        va="bottom",
+        path_effects=[withStroke(linewidth=2.5, foreground=theme.background)],  # legible on a line
     )
