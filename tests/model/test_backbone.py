@@ -9,6 +9,7 @@ import pytest
 import torch
 from architectures import make_architecture
 from torch import Tensor
+from transformers import AutoModelForCausalLM as Auto
 from transformers import (
     BertConfig,
     BertLMHeadModel,
@@ -18,8 +19,11 @@ from transformers import (
     Gemma2ForCausalLM,
     GraniteConfig,
     GraniteForCausalLM,
+    OpenAIGPTConfig,
+    PretrainedConfig,
     T5Config,
     T5ForConditionalGeneration,
+    XLNetConfig,
 )
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -171,6 +175,19 @@ def test_a_model_that_sees_ahead_is_refused():
     model = BertLMHeadModel(BertConfig(**sizes, is_decoder=False, initializer_range=0.3))
     with pytest.raises(ModelError, match="bert"):
         Backbone(model, base="bert")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        OpenAIGPTConfig(vocab_size=90, n_embd=32, n_layer=2, n_head=2),
+        XLNetConfig(vocab_size=90, d_model=32, n_layer=2, n_head=2, d_inner=48),
+    ],
+)
+def test_a_model_that_does_not_generate_from_embeddings_is_refused(config: PretrainedConfig):
+    """Before it is trained: it would run, and fail at its first reply."""
+    with pytest.raises(ModelError, match="generate"):
+        Backbone(Auto.from_config(config), base="x")
 
 
 def test_an_encoder_decoder_is_refused():

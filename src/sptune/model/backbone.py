@@ -31,7 +31,7 @@ class Backbone(nn.Module):
     """A frozen Hugging Face causal language model that runs on `inputs_embeds`.
 
     On construction a probe compares logits computed from ids, from embeddings, and from body and head apart; a model for which they differ
-    needs more than input embeddings and is refused.
+    needs more than input embeddings and is refused. So is one that does not generate from them (GPT-1, XLNet).
 
     Args:
         model: any causal language model; its weights are frozen.
@@ -228,17 +228,39 @@ class Backbone(nn.Module):
             embeddings = self.embed(ids)
             given = self.model(inputs_embeds=embeddings, use_cache=False).logits.float()
             split = self.head(self.hidden(embeddings)).float()
-        except (TypeError, ValueError, RuntimeError, NotImplementedError, AttributeError) as error:
-            raise ModelError(f"{self.base}: this model does not run on input embeddings ({error})") from error
+            begun = self._first_generated(embeddings)
+        except (TypeError, ValueError, RuntimeError, NotImplementedError, AttributeError, IndexError) as error:
+            raise ModelError(
+                f"{self.base}: this model does not run, or does not generate, on input embeddings ({error})"
+            ) from error
         tolerance = 1e-3 if self.dtype == torch.float32 else 0.05
         scale = max(1.0, float(wanted.abs().max()))
-        for name, logits in (("from input embeddings", given), ("from body and head apart", split)):
-            difference = float((logits - wanted).abs().max()) / scale
+        found = [("from input embeddings", given, wanted), ("from body and head apart", split, wanted)]
+        if begun is not None:
+            found.append(("in generation", begun, wanted[:, -1]))
+        for name, logits, right in found:
+            difference = float((logits - right).abs().max()) / scale
             if not difference <= tolerance:
                 raise ModelError(
                     f"{self.base}: logits {name} differ from those from token ids by {difference:.2g} (at most {tolerance:g} is allowed); "
                     "this model needs more than input embeddings, so soft prompts cannot drive it"
                 )
+
+    def _first_generated(self, embeddings: Tensor) -> Tensor | None:
+        """(n, V) logits of the first token that `generate` makes after embeddings (n, T, D); None for a class that is known to take them."""
+        if "prepare_inputs_for_generation" not in vars(self.model):
+            return None
+        made = self.model.generate(
+            inputs_embeds=embeddings,
+            attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.long, device=self.device),
+            max_new_tokens=1,
+            do_sample=False,
+            pad_token_id=0,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+        logits: Tensor = made.logits[0].float()
+        return logits
 
 
 def _remove_dropout(model: nn.Module) -> None:
