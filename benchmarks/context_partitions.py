@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,12 +43,19 @@ class TurnRecord:
     ]  # divisions by hand; those named `response ...` look at the answer and only show what could be had
 
 
+def mean_embedding(model: SPTModel, texts: Iterable[str]) -> Tensor:
+    """(D,) mean word embedding of texts."""
+    ids = model.encoder.tokenizer.encode(" ".join(texts), add_special_tokens=False)
+    return model.backbone.embed(torch.tensor(ids, device=model.backbone.device)).float().mean(0)
+
+
 def record_turns(model: SPTModel, path: str, split: str) -> list[TurnRecord]:
     """Gradients and readings of every turn."""
     model.prompts.embeddings.requires_grad_(True)
     records = []
     dialogues = load_dialogues(path, split=split)
     for number, dialogue in enumerate(dialogues):
+        persona = mean_embedding(model, dialogue.persona)
         for sequence in model.encoder.encode(dialogue):
             batch = collate([sequence], stop_id=model.encoder.stop_id)
             embeddings = model.backbone.embed(batch.input_ids)
@@ -66,6 +74,13 @@ def record_turns(model: SPTModel, path: str, split: str) -> list[TurnRecord]:
                 own = batch.target_example == i
                 (gradient,) = torch.autograd.grad(-logprobs[own].sum(), model.prompts.embeddings, retain_graph=True)
                 turn = dialogue.turns[span.turn]
+                said = [text for past in dialogue.turns[: span.turn] for text in (past.user, past.response or "")]
+                history = mean_embedding(model, [*said, turn.user])
+                apart = {
+                    "persona": persona,
+                    "history": history,
+                    "persona and history apart": torch.cat([persona, history]),
+                }
                 labels = {
                     "first turn or later": int(span.turn > 0),
                     "turn 1, 2-3, 4-5, later": int(np.searchsorted([1, 3, 5], span.turn, side="right")),
@@ -75,7 +90,11 @@ def record_turns(model: SPTModel, path: str, split: str) -> list[TurnRecord]:
                 }
                 records.append(
                     TurnRecord(
-                        number, int(own.sum()), gradient.flatten().detach(), {k: v[i] for k, v in read.items()}, labels
+                        number,
+                        int(own.sum()),
+                        gradient.flatten().detach(),
+                        {k: v[i] for k, v in read.items()} | apart,
+                        labels,
                     )
                 )
         print(f"\r{number + 1} of {len(dialogues)} dialogues", end="", flush=True)

@@ -38,6 +38,7 @@ class ReplyStream:
         self._news = asyncio.Event()
         self._begun = asyncio.Event()
         self._ended = False
+        self._closed = False
 
     @property
     def selection(self) -> Selection | None:
@@ -83,6 +84,8 @@ class ReplyStream:
         """See `Stream.aclose`."""
         if self._ended:
             return
+        self._closed = True
+        self._pieces.clear()
         if self.give_up is None:
             self.break_off(None)
         else:
@@ -104,7 +107,8 @@ class ReplyStream:
         if self._ended:
             return
         if isinstance(news, Piece):
-            self._pieces.append(news)
+            if not self._closed:
+                self._pieces.append(news)
             self._ended = news.finish is not None
         else:
             self._error = news

@@ -146,7 +146,7 @@ class Stream(Protocol):
         """The next piece. Raises what `started` raises, and `UnavailableError` where the engine stops or the model fails."""
 
     async def aclose(self) -> None:
-        """Give the reply up; its slot is free within one token. Does nothing once the reply has ended."""
+        """Give the reply up: no further piece comes, and its slot is free within one token. Does nothing once the reply has ended."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -476,7 +476,7 @@ def test_stopping_drains_or_ends_what_is_open(replica: Start, visit: Callable, c
         await engine.start()
         server.pause = 0.1  # so slow that none has ended, however busy the machine is
         streams = [engine.submit(asked(contexts, LONG)) for _ in range(3)]
-        await anext(streams[0])
+        await until(lambda: server.open == 2)  # any two: they are prepared side by side
         await engine.stop()
         for stream in streams:
             with pytest.raises(UnavailableError, match="stops"):
