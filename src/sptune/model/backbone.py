@@ -228,11 +228,9 @@ class Backbone(nn.Module):
             embeddings = self.embed(ids)
             given = self.model(inputs_embeds=embeddings, use_cache=False).logits.float()
             split = self.head(self.hidden(embeddings)).float()
-            begun = self._first_generated(embeddings)
-        except (TypeError, ValueError, RuntimeError, NotImplementedError, AttributeError, IndexError) as error:
-            raise ModelError(
-                f"{self.base}: this model does not run, or does not generate, on input embeddings ({error})"
-            ) from error
+        except (TypeError, ValueError, RuntimeError, NotImplementedError, AttributeError) as error:
+            raise ModelError(f"{self.base}: this model does not run on input embeddings ({error})") from error
+        begun = self._first_generated(embeddings)
         tolerance = 1e-3 if self.dtype == torch.float32 else 0.05
         scale = max(1.0, float(wanted.abs().max()))
         found = [("from input embeddings", given, wanted), ("from body and head apart", split, wanted)]
@@ -250,15 +248,14 @@ class Backbone(nn.Module):
         """(n, V) logits of the first token that `generate` makes after embeddings (n, T, D); None for a class that is known to take them."""
         if "prepare_inputs_for_generation" not in vars(self.model):
             return None
-        made = self.model.generate(
-            inputs_embeds=embeddings,
-            attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.long, device=self.device),
-            max_new_tokens=1,
-            do_sample=False,
-            pad_token_id=0,
-            return_dict_in_generate=True,
-            output_logits=True,
-        )
+        mask = torch.ones(embeddings.shape[:2], dtype=torch.long, device=self.device)
+        settings = {"max_new_tokens": 1, "do_sample": False, "pad_token_id": 0, "output_logits": True}
+        try:
+            made = self.model.generate(
+                inputs_embeds=embeddings, attention_mask=mask, return_dict_in_generate=True, **settings
+            )
+        except (TypeError, ValueError, RuntimeError, NotImplementedError, AttributeError, IndexError) as error:
+            raise ModelError(f"{self.base}: this model does not generate from input embeddings ({error})") from error
         logits: Tensor = made.logits[0].float()
         return logits
 
